@@ -1,0 +1,1 @@
+"""Training, generation, de-duplication, attribution and evaluation for latent-diffusion music models."""
