@@ -1,0 +1,110 @@
+"""A page that is one file: text, tables, pictures and players, readable without a network.
+
+Blocks are HTML fragments. Functions here make them from plain values and escape everything they are given;
+:class:`Page` puts them in order.
+"""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from stable_audio_tools.runtime.files import write_text
+
+Cell = str | int | float | Markup | None
+
+
+class Card(NamedTuple):
+    """A titled group of blocks with a line of small print, for comparing things side by side."""
+
+    title: str
+    blocks: Sequence[Markup]
+    note: str = ""
+
+
+def text(content: str) -> Markup:
+    """A paragraph."""
+    return Markup("<p>{}</p>").format(content)
+
+
+def image(png: bytes, alt: str) -> Markup:
+    """A PNG, kept inside the page."""
+    encoded = base64.b64encode(png).decode()
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, encoded)
+
+
+def player(audio: bytes | str | Path, label: str, mime: str | None = None) -> Markup:
+    """An audio player, with the sound kept inside the page. ``audio`` is a file or its bytes (WAV unless said)."""
+    if isinstance(audio, bytes):
+        data, kind = audio, mime or "audio/wav"
+    else:
+        data, kind = Path(audio).read_bytes(), mime or mimetypes.guess_type(str(audio))[0] or "audio/mpeg"
+    encoded = base64.b64encode(data).decode()
+    return Markup('<audio controls preload="none" aria-label="{}" src="data:{};base64,{}"></audio>').format(
+        label, kind, encoded
+    )
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
+    """A table; numbers are set right, floats to four significant digits."""
+    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in headers)
+    body = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row))) for row in rows)
+    return Markup('<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
+        head, body
+    )
+
+
+def cards(items: Sequence[Card]) -> Markup:
+    """Cards in a row that wraps."""
+    rendered = (
+        Markup('<div class="card"><h3>{}</h3>{}{}</div>').format(
+            card.title,
+            Markup("").join(card.blocks),
+            Markup('<p class="note">{}</p>').format(card.note) if card.note else "",
+        )
+        for card in items
+    )
+    return Markup('<div class="cards">{}</div>').format(Markup("").join(rendered))
+
+
+def _cell(value: Cell) -> Markup:
+    if isinstance(value, bool) or value is None or isinstance(value, str | Markup):
+        return Markup("<td>{}</td>").format("" if value is None else value)
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Markup('<td class="number">{}</td>').format(shown)
+
+
+class Page:
+    """Sections in order, with a table of contents; :meth:`write` makes one self-contained file."""
+
+    def __init__(self, title: str, lead: str = "") -> None:
+        self.title = title
+        self.lead = lead
+        self._sections: list[tuple[str, list[Markup]]] = []
+
+    def section(self, title: str, *blocks: Markup) -> None:
+        """Add a section with its blocks."""
+        self._sections.append((title, list(blocks)))
+
+    def html(self) -> str:
+        """The whole page."""
+        return _template().render(title=self.title, lead=self.lead, sections=self._sections)
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page in one step; returns its path."""
+        write_text(path, self.html())
+        return Path(path)
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    source = resources.files("stable_audio_tools.report").joinpath("page.html").read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
