@@ -1,0 +1,104 @@
+"""What an attribution run can be told, and which of it decides the numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from stable_audio_tools.attribution.measurements import MEASUREMENTS
+from stable_audio_tools.attribution.schedule import TIMESTEP_STRATEGIES
+from stable_audio_tools.errors import UsageError
+
+GRADIENT_MODES = ("hooked", "dense")
+NOISE_MODES = ("shared", "per-track")
+PRECISIONS = ("float32", "bfloat16")
+STORE_DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Everything that changes a feature row; stores with different settings do not mix.
+
+    The defaults follow D-TRAK (Zheng et al. 2024): the squared output norm instead of the loss, no guidance
+    dropout, ten evenly spread timesteps. Noise is shared by all tracks and queries, so that two rows differ by
+    their music and not by their draw. ``f="l2-norm", mode="dense", proj_dim=16384`` with ``used_dim=8192`` and
+    ``lambda_reg=100`` at scoring is the script that users of the public code run.
+    """
+
+    f: str = "mean-squared-l2-norm"
+    """Which number of a sample's output is differentiated: a name in ``MEASUREMENTS``."""
+    K: int = 10
+    """Timesteps per sample; their gradients are summed."""
+    t_strategy: str = "uniform"
+    num_train_steps: int = 1000
+    """Timesteps are whole steps out of this many: t = step / num_train_steps."""
+    mode: str = "hooked"
+    """``hooked`` projects each layer inside the backward pass; ``dense`` projects the whole gradient (reference)."""
+    proj_rank: int = 16
+    """Hooked: each layer's gradient becomes proj_rank x proj_rank numbers; 0 keeps it whole."""
+    proj_dim: int = 16384
+    """Dense: the whole gradient becomes this many numbers; 0 keeps it whole."""
+    param_regex: str | None = None
+    """Names of the parameters to differentiate; None is every one that the mode can handle."""
+    noise: str = "shared"
+    seed: int = 0
+    """Seeds the projections and random crops."""
+    e_seed: int = 0
+    """Seeds the noise, the encoder's draw and guidance dropout."""
+    cfg_dropout_prob: float = 0.0
+    random_crop: bool = False
+    """Take a random window of each track (the same at every run) instead of its beginning."""
+    max_examples: int | None = None
+    """Only the first tracks of the index."""
+    precision: str = "float32"
+    """``bfloat16`` runs the network under autocast; float32 also switches TF32 off."""
+    store_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _one_of("f", self.f, MEASUREMENTS)
+        _one_of("t_strategy", self.t_strategy, TIMESTEP_STRATEGIES)
+        _one_of("mode", self.mode, GRADIENT_MODES)
+        _one_of("noise", self.noise, NOISE_MODES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("store_dtype", self.store_dtype, STORE_DTYPES)
+        if not 1 <= self.K <= self.num_train_steps:
+            raise UsageError(
+                f"K must be between 1 and num_train_steps ({self.num_train_steps}), found {self.K}"
+            )
+        if self.proj_rank < 0 or self.proj_dim < 0:
+            raise UsageError(
+                f"proj_rank and proj_dim cannot be negative, found {self.proj_rank} and {self.proj_dim}"
+            )
+        if not 0 <= self.cfg_dropout_prob <= 1:
+            raise UsageError(f"cfg_dropout_prob must be between 0 and 1, found {self.cfg_dropout_prob}")
+        if self.max_examples is not None and self.max_examples < 1:
+            raise UsageError(f"max_examples must be at least 1, found {self.max_examples}")
+        if self.param_regex is not None:
+            try:
+                re.compile(self.param_regex)
+            except re.error as error:
+                raise UsageError(
+                    f"param_regex {self.param_regex!r} is not a regular expression: {error}"
+                ) from error
+
+    def comparable(self) -> dict[str, Any]:
+        """The settings that must agree between two stores whose rows are compared."""
+        unused = {"hooked": "proj_dim", "dense": "proj_rank"}[self.mode]
+        own = {"max_examples", "store_dtype", "random_crop", unused}
+        return {name: value for name, value in asdict(self).items() if name not in own}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FeatureSettings:
+        """The settings that :meth:`to_dict` wrote."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise UsageError(f"unknown {name} {value!r}; known: {', '.join(known)}")
