@@ -1,0 +1,127 @@
+"""A latent diffusion model with everything it needs: network, conditioners and pretransform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.errors import DataError
+from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.conditioners.multi import MultiConditioner
+from stable_audio_tools.models.dit import DiffusionTransformer
+from stable_audio_tools.models.pretransforms import AutoencoderPretransform
+from stable_audio_tools.schema.model import DiffusionCondModelConfig
+
+Conditions = Mapping[str, "Condition | Sequence[Tensor | None]"]
+"""By id: embeddings ``(B, S, D)`` (or ``(B, D)`` for one token) and their mask ``(B, S)`` or None."""
+
+
+class DiTWrapper(nn.Module):
+    """Holds the transformer under the public key ``model`` and calls it by the public argument names."""
+
+    def __init__(self, model: DiffusionTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor, **inputs: Any) -> Tensor:
+        return self.model(x, t, **inputs)
+
+
+class ConditionedDiffusionModelWrapper(nn.Module):
+    """A conditional diffusion model over latents, or over audio where there is no pretransform.
+
+    Attributes:
+        config: the whole config it was built from.
+        model: the diffusion network, called as ``model(x, t, **get_conditioning_inputs(tensors))``.
+        conditioner: metadata to conditioning tensors.
+        pretransform: audio to latents and back, or None.
+        io_channels: channels of ``x``.
+        min_input_length: audio samples that the length of ``x`` must be a multiple of.
+    """
+
+    def __init__(self, config: DiffusionCondModelConfig) -> None:
+        super().__init__()
+        diffusion, pretransform = config.model.diffusion, config.model.pretransform
+        self.config = config
+        self.model = DiTWrapper(DiffusionTransformer(diffusion.config))
+        self.conditioner = MultiConditioner(config.model.conditioning)
+        self.pretransform = AutoencoderPretransform(pretransform, config.sample_rate) if pretransform else None
+        self.io_channels = config.model.io_channels
+        self.sample_rate = config.sample_rate
+        self.diffusion_objective = diffusion.diffusion_objective
+        self.dist_shift = diffusion.distribution_shift_options
+        self.cross_attn_cond_ids = diffusion.cross_attention_cond_ids
+        self.global_cond_ids = diffusion.global_cond_ids
+        self.input_concat_ids = diffusion.input_concat_ids
+        self.prepend_cond_ids = diffusion.prepend_cond_ids
+        ratio = self.pretransform.downsampling_ratio if self.pretransform is not None else 1
+        self.min_input_length = config.model.min_input_length or ratio * diffusion.config.patch_size
+
+    def get_conditioning_inputs(self, conditioning_tensors: Conditions, negative: bool = False) -> dict[str, Any]:
+        """What the network takes, put together from conditioning by id.
+
+        Cross-attention and prepended ids are joined along the sequence, global and input ids along the channels.
+        With ``negative`` the keys are those of the negative prompt.
+
+        Raises:
+            DataError: an id that the config asks for is missing.
+        """
+        cross, cross_mask = self._sequence(conditioning_tensors, self.cross_attn_cond_ids)
+        joined_global = self._channels(conditioning_tensors, self.global_cond_ids, dim=-1)
+        if joined_global is not None and joined_global.ndim == 3:
+            joined_global = joined_global.squeeze(1)
+        concat = self._channels(conditioning_tensors, self.input_concat_ids, dim=1)
+        if negative:
+            return {
+                "negative_cross_attn_cond": cross,
+                "negative_cross_attn_mask": cross_mask,
+                "negative_global_cond": joined_global,
+                "negative_input_concat_cond": concat,
+            }
+        prepend, prepend_mask = self._sequence(conditioning_tensors, self.prepend_cond_ids)
+        return {
+            "cross_attn_cond": cross,
+            "cross_attn_mask": cross_mask,
+            "global_cond": joined_global,
+            "input_concat_cond": concat,
+            "prepend_cond": prepend,
+            "prepend_cond_mask": prepend_mask,
+        }
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditions, **kwargs: Any) -> Tensor:
+        """The network's output ``(B, C, L)`` for noisy ``x`` ``(B, C, L)`` at times ``t`` ``(B,)``."""
+        return self.model(x, t, **self.get_conditioning_inputs(cond), **kwargs)
+
+    def _sequence(self, tensors: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens ``(B, S, D)`` of all ``ids`` one after the other, and their mask; None without ids."""
+        if not ids:
+            return None, None
+        tokens, masks = [], []
+        for key in ids:
+            embeddings, mask = _get(tensors, key)
+            embeddings = embeddings.unsqueeze(1) if embeddings.ndim == 2 else embeddings
+            if mask is None:
+                mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+            tokens.append(embeddings)
+            masks.append(mask.to(device=embeddings.device, dtype=torch.bool))
+        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+
+    def _channels(self, tensors: Conditions, ids: Sequence[str], dim: int) -> Tensor | None:
+        """The tensors of all ``ids`` joined along ``dim``; None without ids."""
+        return torch.cat([_get(tensors, key)[0] for key in ids], dim=dim) if ids else None
+
+
+def _get(tensors: Conditions, key: str) -> tuple[Tensor, Tensor | None]:
+    if key not in tensors:
+        raise DataError(
+            f"conditioning {key!r} is missing: this model needs it, and was given {', '.join(sorted(tensors)) or 'nothing'};"
+            " pass it in the metadata where it has a conditioner, else as a tensor"
+        )
+    entry = tensors[key]
+    embeddings, mask = (*entry, None)[:2]
+    if embeddings is None:
+        raise DataError(f"conditioning {key!r} holds no tensor")
+    return embeddings, mask

@@ -1,0 +1,43 @@
+"""From a config to a model with fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from torch import nn
+
+from stable_audio_tools.models.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.schema.model import AutoencoderModelConfig, DiffusionCondModelConfig, ModelConfig
+from stable_audio_tools.schema.reader import parse_model_config, read_model_config
+
+
+def _autoencoder(config: AutoencoderModelConfig) -> AudioAutoencoder:
+    return AudioAutoencoder(config.model, config.sample_rate)
+
+
+MODELS: dict[type[BaseModel], Callable[[Any], nn.Module]] = {
+    AutoencoderModelConfig: _autoencoder,
+    DiffusionCondModelConfig: ConditionedDiffusionModelWrapper,
+}
+
+
+def create_model_from_config(config: dict[str, Any] | ModelConfig) -> Any:
+    """The model that ``config`` describes: an :class:`AudioAutoencoder` or a :class:`ConditionedDiffusionModelWrapper`.
+
+    Args:
+        config: the JSON value of a model config, or the config object made of it.
+
+    Raises:
+        ConfigError: the config has a mistake; the message starts with its path.
+    """
+    parsed = config if isinstance(config, BaseModel) else parse_model_config(config)
+    return MODELS[type(parsed)](parsed)
+
+
+def create_model_from_config_path(path: str | Path) -> Any:
+    """:func:`create_model_from_config` on the JSON file at ``path``."""
+    return create_model_from_config(read_model_config(path))
