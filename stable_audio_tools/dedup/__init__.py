@@ -1,0 +1,1 @@
+"""Which tracks of a dataset are one recording: fingerprints -> candidates -> verify -> clusters."""
