@@ -1,2 +1,1 @@
-"""How good generated clips are: distance to real music (FAD) and agreement with their prompts, through
-CLAP."""
+"""How good clips are: distance to real music (FAD) and agreement with their prompts, through CLAP."""

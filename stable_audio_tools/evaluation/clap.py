@@ -64,15 +64,7 @@ class ClapEmbedder:
 
     @torch.inference_mode()
     def embed_audio(self, audio: Sequence[torch.Tensor] | torch.Tensor, sample_rate: int) -> torch.Tensor:
-        """Embeddings of length one, ``(B, D)`` float32 on the CPU.
-
-        Args:
-            audio: ``(B, C, T)``, or a list of ``(C, T)`` of any lengths; mixed to mono.
-            sample_rate: of ``audio``, in Hz.
-
-        Raises:
-            DataError: a clip is empty or not finite.
-        """
+        """Embeddings of length one, ``(B, D)`` float32 on the CPU; too long texts are cut."""
         clips = [self._mono(clip, sample_rate, position) for position, clip in enumerate(audio)]
         # One row of inputs a clip with fusion; one or more windows a clip without.
         views = [self._fusion_views(clip) if self._fusion else self._windows(clip) for clip in clips]
@@ -114,15 +106,14 @@ class ClapEmbedder:
     def _mono(self, clip: torch.Tensor, sample_rate: int, position: int) -> torch.Tensor:
         if clip.ndim != 2 or clip.shape[-1] == 0 or not torch.isfinite(clip).all():
             raise DataError(
-                f"clip {position} of shape {tuple(clip.shape)} cannot be embedded: expected (channels, samples), "
-                "at least one sample, all finite"
+                f"clip {position} of shape {tuple(clip.shape)} cannot be embedded: "
+                "expected (channels, samples), at least one sample, all finite"
             )
         mono = clip.detach().to("cpu", torch.float32).mean(0)
         return mono if sample_rate == self.sample_rate else resample(mono, sample_rate, self.sample_rate)
 
     def _mel(self, mono: torch.Tensor, length: int) -> torch.Tensor:
-        """Log-mel ``(frames, bands)`` of ``length`` samples; shorter audio is repeated as in CLAP's
-        training."""
+        """Log-mel ``(frames, bands)`` of ``length`` samples, shorter audio repeated as in training."""
         features = self._extractor(
             mono.numpy(), sampling_rate=self.sample_rate, max_length=length, return_tensors="np"
         )["input_features"]
@@ -137,8 +128,7 @@ class ClapEmbedder:
         return torch.stack(mels)[:, None], False
 
     def _fusion_views(self, mono: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """Log-mels ``(1, 4, frames, bands)``: the whole clip shrunk to 10 s, then a piece of each third of
-        it."""
+        """Log-mels ``(1, 4, frames, bands)``: the clip shrunk to 10 s, then a piece of each third of it."""
         mel = self._mel(mono, max(len(mono), self._window))
         frames = self._window // self._extractor.hop_length + 1
         if len(mel) <= frames:
@@ -173,6 +163,5 @@ def _load(name: str) -> tuple[ClapModel, Any, PreTrainedTokenizerBase]:
 
 
 def _tensor(features: Any) -> torch.Tensor:
-    """transformers 4 returns the projected features, 5 an output object that holds them as
-    ``pooler_output``."""
+    """transformers 4 returns the projected features, 5 an output that has them as ``pooler_output``."""
     return features if isinstance(features, torch.Tensor) else features.pooler_output
