@@ -61,7 +61,7 @@ BottleneckConfig = VAEBottleneck
 class AttentionConfig(Config):
     """Options of every attention layer."""
 
-    qk_norm: Literal["l2", "ln", "rns", "dyt", "none"] | None = None
+    qk_norm: Literal["l2", "ln", "rms", "dyt", "none"] | None = None
     differential: bool = False
     feat_scale: bool = False
 

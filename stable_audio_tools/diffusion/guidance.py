@@ -1,0 +1,51 @@
+"""Classifier-free guidance (Ho and Salimans 2022) and the parts around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def combine(conditional: Tensor, unconditional: Tensor, cfg_scale: float, scale_phi: float = 0.0) -> Tensor:
+    """``uncond + (cond - uncond) * cfg_scale``, pulled back toward the spread of ``cond`` by ``scale_phi``.
+
+    Args:
+        conditional: network output with the conditioning, ``(B, C, L)``.
+        unconditional: network output without it, ``(B, C, L)``.
+        cfg_scale: 1 is no guidance.
+        scale_phi: 0 to 1. The standard deviation over channels of the guided output is moved this far toward
+            that of the conditional output (Lin et al. 2024, section 3.4).
+    """
+    guided = unconditional + (conditional - unconditional) * cfg_scale
+    if scale_phi == 0.0:
+        return guided
+    ratio = conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True)
+    return scale_phi * guided * ratio + (1 - scale_phi) * guided
+
+
+def negative_or_null(
+    cond: Tensor, negative: Tensor | None = None, negative_mask: Tensor | None = None
+) -> Tensor:
+    """What stands for "no prompt": zeros, or the negative prompt with its masked tokens set to zero.
+
+    Args:
+        cond: the conditioning tokens, ``(B, M, D)``; only their shape is used.
+        negative: the tokens of the negative prompt, ``(B, M, D)``.
+        negative_mask: ``(B, M)``, true where a token of the negative prompt counts.
+    """
+    if negative is None:
+        return torch.zeros_like(cond)
+    if negative_mask is None:
+        return negative
+    return torch.where(negative_mask.bool().unsqueeze(-1), negative, torch.zeros_like(negative))
+
+
+def drop_conditioning(cond: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
+    """Set the whole conditioning of a clip to zero with this probability, so that guidance has an unconditional side.
+
+    The draw is made on the generator's own device (the CPU where there is none), one number per clip, so that
+    a seed means the same on every machine.
+    """
+    device = "cpu" if generator is None else generator.device
+    dropped = torch.rand(len(cond), generator=generator, device=device) < probability
+    return torch.where(dropped.to(cond.device).view(-1, *[1] * (cond.ndim - 1)), torch.zeros_like(cond), cond)

@@ -1,0 +1,236 @@
+"""The diffusion transformer over latents (Peebles and Xie 2023; Evans et al. 2024, Stable Audio Open).
+
+Shapes: B batch, C latent channels, L latent frames, M conditioning tokens, P prepended tokens, D width.
+Attribute names are those of the public checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stable_audio_tools.diffusion.guidance import combine, drop_conditioning, negative_or_null
+from stable_audio_tools.diffusion.objectives import get_objective
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.nn.embeddings import FourierFeatures
+from stable_audio_tools.nn.transformer import ContinuousTransformer
+from stable_audio_tools.schema.networks import DiTConfig
+
+TIMESTEP_FEATURES = 256
+
+
+class DiffusionTransformer(nn.Module):
+    """Predicts the objective's target from noisy latents, a time and conditioning.
+
+    Conditioning comes in by four ways: tokens to attend to (``cross_attn_cond``), a vector per clip
+    (``global_embed``, with the time), tokens in front of the latents (``prepend_cond``) and channels beside them
+    (``input_concat_cond``).
+
+    Args:
+        config: the ``config`` of a ``dit`` block.
+        objective: name of the training objective; it tells which sigma ``cfg_interval`` speaks of.
+    """
+
+    def __init__(self, config: DiTConfig, objective: str = "v") -> None:
+        super().__init__()
+        self.config = config
+        self.objective = get_objective(objective)
+        dim = config.embed_dim
+        time_dim = dim
+        concat_dim = config.input_concat_dim
+        if config.timestep_cond_type == "input_concat":
+            if config.timestep_embed_dim is None:
+                raise ConfigError(
+                    "diffusion.config.timestep_embed_dim: missing; timestep_cond_type is 'input_concat'"
+                )
+            time_dim = config.timestep_embed_dim
+            concat_dim += time_dim
+
+        self.timestep_features = FourierFeatures(1, TIMESTEP_FEATURES)
+        self.to_timestep_embed = _two_layers(TIMESTEP_FEATURES, time_dim, bias=True)
+        context_dim = None
+        if config.cond_token_dim:
+            context_dim = dim if config.project_cond_tokens else config.cond_token_dim
+            self.to_cond_embed = _two_layers(config.cond_token_dim, context_dim)
+        if config.global_cond_dim:
+            global_dim = dim if config.project_global_cond else config.global_cond_dim
+            if global_dim != dim and config.timestep_cond_type == "global":
+                raise ConfigError(
+                    f"diffusion.config.global_cond_dim: found {global_dim}, expected embed_dim ({dim}),"
+                    " since project_global_cond is false"
+                )
+            self.to_global_embed = _two_layers(config.global_cond_dim, global_dim)
+        if config.prepend_cond_dim:
+            self.to_prepend_embed = _two_layers(config.prepend_cond_dim, dim)
+
+        channels_in, channels_out = config.io_channels + concat_dim, config.io_channels
+        self.transformer = ContinuousTransformer(
+            config, channels_in * config.patch_size, channels_out * config.patch_size, context_dim
+        )
+        self.preprocess_conv = nn.Conv1d(channels_in, channels_in, 1, bias=False)
+        self.postprocess_conv = nn.Conv1d(channels_out, channels_out, 1, bias=False)
+        nn.init.zeros_(self.preprocess_conv.weight)
+        nn.init.zeros_(self.postprocess_conv.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cross_attn_cond: Tensor | None = None,
+        cross_attn_cond_mask: Tensor | None = None,
+        negative_cross_attn_cond: Tensor | None = None,
+        negative_cross_attn_mask: Tensor | None = None,
+        input_concat_cond: Tensor | None = None,
+        global_embed: Tensor | None = None,
+        prepend_cond: Tensor | None = None,
+        prepend_cond_mask: Tensor | None = None,
+        cfg_scale: float = 1.0,
+        cfg_dropout_prob: float = 0.0,
+        scale_phi: float = 0.0,
+        cfg_interval: tuple[float, float] = (0.0, 1.0),
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        return_info: bool = False,
+    ) -> Any:
+        """The network's answer for noisy latents, with guidance where ``cfg_scale`` is not 1.
+
+        Args:
+            x: noisy latents, ``(B, C, L)``.
+            t: times in [0, 1], ``(B,)``.
+            cross_attn_cond: tokens ``(B, M, cond_token_dim)``.
+            cross_attn_cond_mask: ``(B, M)``. Not used, as in the public code: the text conditioner sets padding
+                tokens to zero instead, and the published weights were trained so.
+            negative_cross_attn_cond: tokens to steer away from, ``(B, M, cond_token_dim)``.
+            negative_cross_attn_mask: ``(B, M)``; tokens where it is false count as absent.
+            input_concat_cond: ``(B, input_concat_dim, L')``, stretched to L by nearest neighbour.
+            global_embed: ``(B, global_cond_dim)``.
+            prepend_cond: ``(B, P, prepend_cond_dim)``.
+            prepend_cond_mask: ``(B, P)``. Not used, for the same reason.
+            cfg_scale: strength of guidance. It applies to tokens and prepended tokens; the global and the
+                concatenated conditioning are the same on both sides.
+            cfg_dropout_prob: chance that a clip's tokens are left out, for training. Prepended tokens are drawn
+                for on their own.
+            scale_phi: see :func:`~stable_audio_tools.diffusion.guidance.combine`.
+            cfg_interval: sigmas between which guidance acts (Kynkäänniemi et al. 2024).
+            mask: ``(B, L)``, true where there is audio. Not used here; the training loss uses it.
+            generator: for ``cfg_dropout_prob``; None is torch's global one.
+            return_info: return ``(output, info)`` too, where ``info["uncond_output"]`` is the answer without the
+                conditioning if guidance acted.
+
+        Returns:
+            ``(B, C, L)`` in the dtype of the weights.
+        """
+        dtype = self.preprocess_conv.weight.dtype
+        x, t = x.to(dtype), t.to(dtype)
+        cross_attn_cond, negative_cross_attn_cond, input_concat_cond, global_embed, prepend_cond = (
+            None if cond is None else cond.to(dtype)
+            for cond in (
+                cross_attn_cond,
+                negative_cross_attn_cond,
+                input_concat_cond,
+                global_embed,
+                prepend_cond,
+            )
+        )
+        if cfg_dropout_prob > 0:
+            if cross_attn_cond is not None:
+                cross_attn_cond = drop_conditioning(cross_attn_cond, cfg_dropout_prob, generator)
+            if prepend_cond is not None:
+                prepend_cond = drop_conditioning(prepend_cond, cfg_dropout_prob, generator)
+
+        guided = self._guided_clips(t, cfg_interval)
+        has_prompt = cross_attn_cond is not None or prepend_cond is not None
+        if cfg_scale == 1.0 or not has_prompt or guided is False:
+            output = self._predict(x, t, cross_attn_cond, input_concat_cond, global_embed, prepend_cond)
+            return (output, {}) if return_info else output
+
+        if cross_attn_cond is not None:
+            null = negative_or_null(cross_attn_cond, negative_cross_attn_cond, negative_cross_attn_mask)
+            cross_attn_cond = torch.cat([cross_attn_cond, null])
+        if prepend_cond is not None:
+            prepend_cond = torch.cat([prepend_cond, torch.zeros_like(prepend_cond)])
+        both = self._predict(
+            torch.cat([x, x]),
+            torch.cat([t, t]),
+            cross_attn_cond,
+            _twice(input_concat_cond),
+            _twice(global_embed),
+            prepend_cond,
+        )
+        conditional, unconditional = both.chunk(2)
+        output = combine(conditional, unconditional, cfg_scale, scale_phi)
+        if isinstance(guided, Tensor):
+            output = torch.where(guided.view(-1, 1, 1), output, conditional)
+        return (output, {"uncond_output": unconditional}) if return_info else output
+
+    def _guided_clips(self, t: Tensor, interval: tuple[float, float]) -> bool | Tensor:
+        """Which clips guidance acts on: all, none, or ``(B,)`` booleans where the clips' times differ."""
+        low, high = interval
+        if low <= 0 and high >= 1:
+            return True  # without waiting for the device
+        _, sigma = self.objective.alpha_sigma(t)
+        inside = (low <= sigma) & (sigma <= high)
+        if inside.all():
+            return True
+        return inside if inside.any() else False
+
+    def _predict(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cross_attn_cond: Tensor | None,
+        input_concat_cond: Tensor | None,
+        global_embed: Tensor | None,
+        prepend_cond: Tensor | None,
+    ) -> Tensor:
+        """One pass through the network, without guidance."""
+        length = x.shape[-1]
+        context = None if cross_attn_cond is None else self.to_cond_embed(cross_attn_cond)
+        prepended = [] if prepend_cond is None else [self.to_prepend_embed(prepend_cond)]
+        if global_embed is not None:
+            global_embed = self.to_global_embed(global_embed)
+        if input_concat_cond is not None:
+            if input_concat_cond.shape[-1] != length:
+                input_concat_cond = F.interpolate(input_concat_cond, length, mode="nearest")
+            x = torch.cat([x, input_concat_cond], dim=1)
+
+        time = self.to_timestep_embed(self.timestep_features(t[:, None]))
+        if self.config.timestep_cond_type == "global":
+            global_embed = time if global_embed is None else global_embed + time
+        else:
+            x = torch.cat([x, time.unsqueeze(-1).expand(-1, -1, length)], dim=1)
+        if self.config.global_cond_type == "prepend" and global_embed is not None:
+            prepended.append(global_embed.unsqueeze(1))
+
+        x = self.preprocess_conv(x) + x
+        tokens = self.transformer(
+            self._patch(x),
+            context=context,
+            prepend_embeds=torch.cat(prepended, dim=1) if prepended else None,
+            global_cond=global_embed,
+        )
+        output = self._unpatch(tokens)[..., :length]
+        return self.postprocess_conv(output) + output
+
+    def _patch(self, x: Tensor) -> Tensor:
+        """``(B, C, L)`` to tokens ``(B, L / p, C p)``, zeros added where p does not divide L."""
+        size = self.config.patch_size
+        x = F.pad(x, (0, -x.shape[-1] % size))
+        return x.unflatten(-1, (-1, size)).transpose(1, 2).flatten(2)
+
+    def _unpatch(self, tokens: Tensor) -> Tensor:
+        """The way back: ``(B, N, C p)`` to ``(B, C, N p)``."""
+        return tokens.unflatten(-1, (-1, self.config.patch_size)).transpose(1, 2).flatten(2)
+
+
+def _two_layers(width_in: int, width_out: int, bias: bool = False) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width_in, width_out, bias=bias), nn.SiLU(), nn.Linear(width_out, width_out, bias=bias)
+    )
+
+
+def _twice(x: Tensor | None) -> Tensor | None:
+    return None if x is None else torch.cat([x, x])

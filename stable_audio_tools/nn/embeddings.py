@@ -1,0 +1,138 @@
+"""Embeddings of time, of numbers and of positions.
+
+Shapes: B batch, N tokens, D width, R rotated part of a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+ROTARY_BASE = 10_000.0
+MIN_ROTARY_DIM = 32
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features of a vector: ``[cos(2 pi W x), sin(2 pi W x)]`` (Tancik et al. 2020).
+
+    ``W`` is drawn once, ``(features / 2, in_features)``; it is a parameter, as in the public checkpoints.
+    """
+
+    def __init__(self, in_features: int, features: int, std: float = 1.0) -> None:
+        super().__init__()
+        if features % 2:
+            raise ValueError(f"features must be even, found {features}")
+        self.weight = nn.Parameter(torch.randn(features // 2, in_features) * std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in_features)`` to ``(..., features)``."""
+        angles = 2 * math.pi * x @ self.weight.T
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class LearnedFourierFeatures(nn.Module):
+    """Learned Fourier features of a number, with the number itself: ``[x, sin(2 pi w x), cos(2 pi w x)]``."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        if features % 2:
+            raise ValueError(f"features must be even, found {features}")
+        self.weights = nn.Parameter(torch.randn(features // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N,)`` to ``(N, features + 1)``."""
+        column = x[:, None]
+        angles = 2 * math.pi * column * self.weights
+        return torch.cat([column, angles.sin(), angles.cos()], dim=-1)
+
+
+class NumberEmbedder(nn.Module):
+    """One vector per number: learned Fourier features and a linear layer."""
+
+    def __init__(self, features: int, fourier_features: int = 256) -> None:
+        super().__init__()
+        self.features = features
+        self.embedding = nn.Sequential(
+            LearnedFourierFeatures(fourier_features), nn.Linear(fourier_features + 1, features)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Numbers of any shape ``(...)`` to vectors ``(..., features)``."""
+        return self.embedding(x.reshape(-1)).reshape(*x.shape, self.features)
+
+
+class RotaryEmbedding(nn.Module):
+    """Angles of rotary position embeddings (Su et al. 2021), on the first part of each head only.
+
+    The rotated part is half of the head, but at least 32 channels (or the whole head, where it is narrower).
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        rotated = min(max(head_dim // 2, MIN_ROTARY_DIM), head_dim)
+        exponents = torch.arange(0, rotated, 2).float() / rotated
+        self.register_buffer("inv_freq", 1.0 / ROTARY_BASE**exponents)
+        self.inv_freq: Tensor
+
+    def forward(self, length: int) -> Tensor:
+        """Angles ``(length, R)`` in float32; both halves of R are alike."""
+        # A product and no matmul, so that autocast leaves it in float32.
+        positions = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
+        angles = positions[:, None] * self.inv_freq.float()
+        return torch.cat([angles, angles], dim=-1)
+
+
+def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate the first R channels of ``x (..., N, head_dim)`` by ``angles (N, R)``, in float32.
+
+    Channel i is paired with channel i + R / 2.
+    """
+    rotated, kept = x[..., : angles.shape[-1]].float(), x[..., angles.shape[-1] :]
+    first, second = rotated.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    out = rotated * angles.cos() + turned * angles.sin()
+    return torch.cat([out.to(x.dtype), kept], dim=-1)
+
+
+class ScaledSinusoidalEmbedding(nn.Module):
+    """Sines and cosines of the position (Vaswani et al. 2017), times one learned scale."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"width must be even, found {dim}")
+        self.scale = nn.Parameter(torch.full((1,), dim**-0.5))
+        exponents = torch.arange(dim // 2).float() / (dim // 2)
+        self.register_buffer("inv_freq", ROTARY_BASE**-exponents, persistent=False)
+        self.inv_freq: Tensor
+
+    def forward(self, length: int) -> Tensor:
+        """Positions 0 to ``length - 1`` as ``(length, D)``."""
+        positions = torch.arange(length, device=self.inv_freq.device, dtype=self.inv_freq.dtype)
+        angles = positions[:, None] * self.inv_freq
+        return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale
+
+
+class AbsolutePositionalEmbedding(nn.Module):
+    """One learned vector per position, scaled by ``D^-1/2``."""
+
+    def __init__(self, dim: int, max_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.scale = dim**-0.5
+        self.emb = nn.Embedding(max_length, dim)
+
+    def forward(self, length: int) -> Tensor:
+        """Positions 0 to ``length - 1`` as ``(length, D)``.
+
+        Raises:
+            ValueError: more positions than were learned.
+        """
+        if length > self.max_length:
+            raise ValueError(
+                f"a sequence of {length} tokens, but abs_pos_emb_max_length allows {self.max_length};"
+                " generate fewer seconds"
+            )
+        return self.emb.weight[:length] * self.scale
