@@ -1,0 +1,1 @@
+"""Decoding, resampling, features and plots: audio as tensors, and nothing of datasets or models."""

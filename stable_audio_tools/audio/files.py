@@ -1,0 +1,277 @@
+"""Audio files in and out: what they hold, any span of them, and saving.
+
+libsndfile reads the formats in which its seeks are exact, FFmpeg (``packets.py``) MP3, AAC and the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from stable_audio_tools.audio import packets
+from stable_audio_tools.audio.transforms import resample, resampled_length, set_channels
+from stable_audio_tools.errors import AudioError
+from stable_audio_tools.runtime.files import atomic_path
+
+AUDIO_SUFFIXES = frozenset(
+    (".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a")
+    + (".mp3", ".mp4", ".oga", ".ogg", ".opus", ".w64", ".wav")
+)
+"""File name endings, in lower case, of the formats that can be read."""
+
+_PACKET_SUFFIXES = frozenset({".mp3", ".m4a", ".mp4", ".aac"})
+_SNDFILE_FORMATS = {"WAVEX": "wav", "RF64": "wav"}
+# Context on either side of a resampled span: longer than the filter of soxr HQ at any rate above 8 kHz.
+_CONTEXT_SECONDS = 0.05
+_BLOCK = 65536
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What an audio file holds, without decoding it. ``num_frames`` counts samples per channel."""
+
+    path: Path
+    sample_rate: int
+    channels: int
+    num_frames: int
+    format: str
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.num_frames / self.sample_rate
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """What the file holds. Answers are remembered until the file's size or time of change differs.
+
+    An Ogg stream says nowhere how long it is meant to be, so one that was cut off is a shorter one.
+
+    Raises:
+        AudioError: the file is missing, empty, not audio, or shorter than its header says.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise AudioError(f"{path}: {error.strerror or error}") from error
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder, expected an audio file")
+    if status.st_size == 0:
+        raise AudioError(f"{path}: the file is empty")
+    return _probe(path, status.st_size, status.st_mtime_ns)
+
+
+def read_audio(
+    path: str | Path,
+    *,
+    offset_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+) -> tuple[Tensor, int]:
+    """Decode a span of a file; returns float32 audio ``(C, T)`` and its sample rate.
+
+    Only the span is decoded. A resampled span is the same as that span of the whole file resampled, and has
+    exactly ``round(duration_seconds * sample_rate)`` samples where the file is long enough, fewer at its end.
+
+    Args:
+        path: the file.
+        offset_seconds: where the span starts.
+        duration_seconds: its length; None reads to the end.
+        sample_rate: rate of the result in Hz; None keeps the file's.
+        channels: channels of the result, see :func:`~stable_audio_tools.audio.transforms.set_channels`.
+
+    Raises:
+        AudioError: the file cannot be read, is truncated, or the span is negative.
+    """
+    info = probe(path)
+    rate = sample_rate or info.sample_rate
+    if offset_seconds < 0 or (duration_seconds is not None and duration_seconds < 0):
+        raise AudioError(f"{path}: the span from {offset_seconds} s for {duration_seconds} s is negative")
+    start = round(offset_seconds * rate)
+    available = max(0, resampled_length(info.num_frames, info.sample_rate, rate) - start)
+    if available == 0:
+        return torch.zeros(channels or info.channels, 0), rate
+    length = available if duration_seconds is None else min(round(duration_seconds * rate), available)
+    if rate == info.sample_rate:
+        audio = torch.from_numpy(_decode(info, start, length))
+    else:
+        audio = _decode_resampled(info, start, length, rate)
+    if audio.shape[-1] < length:
+        found = (start + audio.shape[-1]) / rate
+        raise AudioError(_truncated(info.path, found, info.duration_seconds))
+    return (audio if channels is None else set_channels(audio, channels)), rate
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """The file's text tags, keys in lower case (``title``, ``comment``, ...); empty where it has none."""
+    info = probe(path)
+    if info.format not in _sndfile_formats():
+        return packets.read_tags(info.path)
+    with soundfile.SoundFile(info.path) as file:
+        return dict(file.copy_metadata())
+
+
+def save_audio(
+    path: str | Path, audio: Tensor, sample_rate: int, *, tags: Mapping[str, str] | None = None
+) -> Path:
+    """Write ``audio`` ``(C, T)`` in [-1, 1] as 16-bit WAV or FLAC or as Ogg Vorbis, by the suffix.
+
+    Values outside [-1, 1] are clipped. The file is whole or absent. ``tags`` may hold ``title``, ``comment``,
+    ``artist``, ``album``, ``date``, ``genre`` and ``software``.
+
+    Raises:
+        AudioError: unknown suffix, wrong shape, or values that are not finite.
+    """
+    path = Path(path)
+    formats = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+    if path.suffix.lower() not in formats:
+        raise AudioError(
+            f"{path}: cannot save as {path.suffix or 'a file without suffix'}; expected {', '.join(formats)}"
+        )
+    if audio.ndim != 2 or not audio.is_floating_point():
+        raise AudioError(f"{path}: audio is {audio.dtype} {tuple(audio.shape)}, expected floats (C, T)")
+    samples = audio.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(samples).all()):
+        raise AudioError(f"{path}: audio to save holds NaN or infinite values; nothing was written")
+    frames = samples.clamp(-1.0, 1.0).T.contiguous().numpy()
+    container, subtype = formats[path.suffix.lower()]
+    try:
+        with (
+            atomic_path(path) as temporary,
+            soundfile.SoundFile(
+                temporary, "w", sample_rate, frames.shape[1], subtype, format=container
+            ) as file,
+        ):
+            for key, value in (tags or {}).items():
+                setattr(file, key, value)
+            for begin in range(0, len(frames), _BLOCK):  # libvorbis overflows its stack on long writes
+                file.write(frames[begin : begin + _BLOCK])
+    except (OSError, soundfile.LibsndfileError, AttributeError) as error:
+        raise AudioError(f"{path}: cannot be written: {error}") from error
+    return path
+
+
+@lru_cache(maxsize=1 << 16)
+def _probe(path: Path, size: int, changed: int) -> AudioInfo:
+    if path.suffix.lower() not in _PACKET_SUFFIXES:
+        info = _probe_sndfile(path)
+        if info is not None:
+            return info
+    found = packets.scan(path)
+    if found.truncated and found.promised_frames is not None:
+        seconds = (found.num_frames / found.sample_rate, found.promised_frames / found.sample_rate)
+        raise AudioError(_truncated(path, *seconds))
+    if found.num_frames <= 0:
+        raise AudioError(f"{path}: holds no audio")
+    return AudioInfo(path, found.sample_rate, found.channels, found.num_frames, found.format)
+
+
+def _probe_sndfile(path: Path) -> AudioInfo | None:
+    """What libsndfile finds, or None where it cannot open the file or it is one for FFmpeg."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.format == "MP3":
+                return None
+            format_name = (
+                "opus" if file.subtype == "OPUS" else _SNDFILE_FORMATS.get(file.format, file.format.lower())
+            )
+            info = AudioInfo(path, file.samplerate, file.channels, file.frames, format_name)
+            promised = _promised_share(file.extra_info) * info.num_frames
+            if promised > info.num_frames + 0.01 * info.sample_rate:
+                raise AudioError(_truncated(path, info.duration_seconds, promised / info.sample_rate))
+            if info.num_frames <= 0:
+                raise AudioError(f"{path}: holds no audio")
+            if not _last_frame_is_there(file):
+                raise AudioError(
+                    _truncated(path, _readable_frames(path) / file.samplerate, info.duration_seconds)
+                )
+            return info
+    except soundfile.LibsndfileError:
+        return None
+
+
+def _last_frame_is_there(file: soundfile.SoundFile) -> bool:
+    """FLAC holds its length in the header only; a cut shows when the end is looked for."""
+    try:
+        file.seek(file.frames - 1)
+        return len(file.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
+
+
+def _readable_frames(path: Path) -> int:
+    count = 0
+    with soundfile.SoundFile(path) as file:
+        try:
+            while block := len(file.read(4096)):
+                count += block
+        except soundfile.LibsndfileError:
+            return count
+    return count
+
+
+def _promised_share(libsndfile_log: str) -> float:
+    """How many times the bytes that are there a WAV or AIFF header promises; 1 where it says nothing."""
+    match = re.search(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", libsndfile_log, re.MULTILINE)
+    if match is None:
+        return 1.0
+    promised, found = int(match[1]), int(match[2])
+    # A writer that cannot seek back leaves 0xFFFFFFFF or 0x7FFFFFFF and the like: no promise at all.
+    return promised / found if found > 0 and promised < 0x7FFFF000 else 1.0
+
+
+def _truncated(path: Path, found_seconds: float, promised_seconds: float) -> str:
+    return (
+        f"{path}: truncated: its header promises {promised_seconds:.2f} s, but only {found_seconds:.2f} s"
+        " are there; fetch the file again or remove it"
+    )
+
+
+def _decode(info: AudioInfo, start: int, length: int) -> np.ndarray:
+    """``length`` samples from ``start`` at the file's own rate, float32 ``(C, T)``."""
+    if length <= 0:
+        return np.zeros((info.channels, 0), dtype=np.float32)
+    if info.format not in _sndfile_formats():
+        return packets.decode(info.path, start, length)
+    try:
+        with soundfile.SoundFile(info.path) as file:
+            file.seek(start)
+            return np.ascontiguousarray(file.read(length, dtype="float32", always_2d=True).T)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{info.path}: cannot be decoded near {start / info.sample_rate:.2f} s: {error}"
+        ) from error
+
+
+def _decode_resampled(info: AudioInfo, start: int, length: int, rate: int) -> Tensor:
+    """The span ``start``, ``length`` in samples of ``rate``.
+
+    Decoding starts where a sample of either rate falls on the same instant, so that the resampler sees the
+    phase it would see from the start of the file.
+    """
+    divisor = math.gcd(info.sample_rate, rate)
+    source_step, result_step = info.sample_rate // divisor, rate // divisor
+    context = math.ceil(_CONTEXT_SECONDS * divisor)
+    first_step = max(0, start // result_step - context)
+    lead = start - first_step * result_step
+    last_source = math.ceil((start + length) * info.sample_rate / rate + _CONTEXT_SECONDS * info.sample_rate)
+    source_start = first_step * source_step
+    source_length = min(last_source, info.num_frames) - source_start
+    audio = torch.from_numpy(_decode(info, source_start, source_length))
+    return resample(audio, info.sample_rate, rate)[..., lead : lead + length]
+
+
+@lru_cache(maxsize=1)
+def _sndfile_formats() -> frozenset[str]:
+    names = {_SNDFILE_FORMATS.get(name, name.lower()) for name in soundfile.available_formats()}
+    return frozenset(names - {"mp3"} | {"opus"})
