@@ -23,8 +23,8 @@ from stable_audio_tools.errors import AudioError
 from stable_audio_tools.runtime.files import atomic_path
 
 AUDIO_SUFFIXES = frozenset(
-    (".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a")
-    + (".mp3", ".mp4", ".oga", ".ogg", ".opus", ".w64", ".wav")
+    {".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac"}
+    | {".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 )
 """File name endings, in lower case, of the formats that can be read."""
 
