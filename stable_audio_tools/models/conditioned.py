@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.diffusion.timesteps import DistributionShift
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
@@ -15,19 +16,51 @@ from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 
-Conditions = Mapping[str, "Condition | Sequence[Tensor | None]"]
+Conditions: TypeAlias = "Mapping[str, Condition | Sequence[Tensor | None]]"
 """By id: embeddings ``(B, S, D)`` (or ``(B, D)`` for one token) and their mask ``(B, S)`` or None."""
 
 
 class DiTWrapper(nn.Module):
-    """Holds the transformer under the public key ``model`` and calls it by the public argument names."""
+    """Holds the transformer under the public key ``model`` and takes conditioning by the public argument names."""
 
     def __init__(self, model: DiffusionTransformer) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, t: Tensor, **inputs: Any) -> Tensor:
-        return self.model(x, t, **inputs)
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cross_attn_cond: Tensor | None = None,
+        cross_attn_mask: Tensor | None = None,
+        negative_cross_attn_cond: Tensor | None = None,
+        negative_cross_attn_mask: Tensor | None = None,
+        negative_global_cond: Tensor | None = None,
+        negative_input_concat_cond: Tensor | None = None,
+        input_concat_cond: Tensor | None = None,
+        global_cond: Tensor | None = None,
+        prepend_cond: Tensor | None = None,
+        prepend_cond_mask: Tensor | None = None,
+        **guidance: Any,
+    ) -> Any:
+        """The transformer's output ``(B, C, L)`` for ``x`` ``(B, C, L)`` at times ``t`` ``(B,)``.
+
+        The network steers away from tokens only, so the negative global and input conditioning go unused, as in
+        the public code. ``guidance`` are the remaining arguments of :class:`DiffusionTransformer`.
+        """
+        return self.model(
+            x,
+            t,
+            cross_attn_cond=cross_attn_cond,
+            cross_attn_cond_mask=cross_attn_mask,
+            negative_cross_attn_cond=negative_cross_attn_cond,
+            negative_cross_attn_mask=negative_cross_attn_mask,
+            input_concat_cond=input_concat_cond,
+            global_embed=global_cond,
+            prepend_cond=prepend_cond,
+            prepend_cond_mask=prepend_cond_mask,
+            **guidance,
+        )
 
 
 class ConditionedDiffusionModelWrapper(nn.Module):
@@ -38,6 +71,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         model: the diffusion network, called as ``model(x, t, **get_conditioning_inputs(tensors))``.
         conditioner: metadata to conditioning tensors.
         pretransform: audio to latents and back, or None.
+        dist_shift: how timesteps shift with length, or None.
         io_channels: channels of ``x``.
         min_input_length: audio samples that the length of ``x`` must be a multiple of.
     """
@@ -46,13 +80,14 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         super().__init__()
         diffusion, pretransform = config.model.diffusion, config.model.pretransform
         self.config = config
-        self.model = DiTWrapper(DiffusionTransformer(diffusion.config))
+        self.model = DiTWrapper(DiffusionTransformer(diffusion.config, diffusion.diffusion_objective))
         self.conditioner = MultiConditioner(config.model.conditioning)
         self.pretransform = AutoencoderPretransform(pretransform, config.sample_rate) if pretransform else None
         self.io_channels = config.model.io_channels
         self.sample_rate = config.sample_rate
         self.diffusion_objective = diffusion.diffusion_objective
-        self.dist_shift = diffusion.distribution_shift_options
+        shift = diffusion.distribution_shift_options
+        self.dist_shift = None if shift is None else DistributionShift(shift)
         self.cross_attn_cond_ids = diffusion.cross_attention_cond_ids
         self.global_cond_ids = diffusion.global_cond_ids
         self.input_concat_ids = diffusion.input_concat_ids
@@ -91,9 +126,9 @@ class ConditionedDiffusionModelWrapper(nn.Module):
             "prepend_cond_mask": prepend_mask,
         }
 
-    def forward(self, x: Tensor, t: Tensor, cond: Conditions, **kwargs: Any) -> Tensor:
-        """The network's output ``(B, C, L)`` for noisy ``x`` ``(B, C, L)`` at times ``t`` ``(B,)``."""
-        return self.model(x, t, **self.get_conditioning_inputs(cond), **kwargs)
+    def forward(self, x: Tensor, t: Tensor, cond: Conditions, **guidance: Any) -> Any:
+        """:meth:`DiTWrapper.forward` with conditioning by id."""
+        return self.model(x, t, **self.get_conditioning_inputs(cond), **guidance)
 
     def _sequence(self, tensors: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
         """Tokens ``(B, S, D)`` of all ``ids`` one after the other, and their mask; None without ids."""

@@ -22,6 +22,10 @@ def _norm(v: Tensor) -> Tensor:
     return torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True)
 
 
+def _normalised(g: Tensor, v: Tensor) -> Tensor:
+    return g * (v / _norm(v))
+
+
 class _WeightNorm(nn.Module):
     """The weight of both layers: normalised, or one plain ``weight`` parameter once :meth:`fuse_` was called.
 
@@ -44,7 +48,7 @@ class _WeightNorm(nn.Module):
 
     def weight_like(self, x: Tensor) -> Tensor:
         """The convolution weight in the dtype of ``x``."""
-        weight = self.get_parameter("weight") if self.fused else self.weight_g * (self.weight_v / _norm(self.weight_v))
+        weight = self.get_parameter("weight") if self.fused else _normalised(self.weight_g, self.weight_v)
         return weight.to(x.dtype)
 
     def bias_like(self, x: Tensor) -> Tensor | None:
@@ -56,24 +60,26 @@ class _WeightNorm(nn.Module):
         """Replace ``weight_g`` and ``weight_v`` by the plain ``weight`` that they make."""
         if self.fused:
             return
-        weight = self.weight_g * (self.weight_v / _norm(self.weight_v))
+        weight = _normalised(self.weight_g, self.weight_v)
         requires_grad = self.weight_v.requires_grad
         del self.weight_g, self.weight_v
         self.weight = nn.Parameter(weight, requires_grad=requires_grad)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Rewrite the entries of this layer to the spelling it holds, then load as usual."""
+    def respell_(self, state: dict[str, Any], prefix: str) -> None:
+        """Rewrite the entries of this layer in ``state``, under ``prefix``, to the spelling that it holds itself."""
         for index, name in enumerate(("weight_g", "weight_v")):
             torch_name = f"{prefix}parametrizations.weight.original{index}"
-            if torch_name in state_dict:
-                state_dict[prefix + name] = state_dict.pop(torch_name)
+            if torch_name in state:
+                state[prefix + name] = state.pop(torch_name)
         plain, g, v = (prefix + name for name in ("weight", "weight_g", "weight_v"))
-        if plain in state_dict and not self.fused:
-            weight = state_dict.pop(plain)
-            state_dict[g], state_dict[v] = _norm(weight.float()).to(weight.dtype), weight
-        elif self.fused and g in state_dict and v in state_dict:
-            scale, direction = state_dict.pop(g), state_dict.pop(v)
-            state_dict[plain] = scale * (direction / _norm(direction))
+        if not self.fused and plain in state:
+            weight = state.pop(plain)
+            state[g], state[v] = _norm(weight.float()).to(weight.dtype), weight
+        elif self.fused and g in state and v in state:
+            state[plain] = _normalised(state.pop(g), state.pop(v))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.respell_(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -128,3 +134,12 @@ def fuse_weight_norm_(module: nn.Module) -> int:
     for layer in layers:
         layer.fuse_()
     return len(layers)
+
+
+def respell_weight_norm(state: dict[str, Any], module: nn.Module) -> dict[str, Any]:
+    """A copy of ``state`` in which every convolution weight has the spelling that ``module`` holds."""
+    state = dict(state)
+    for path, layer in module.named_modules():
+        if isinstance(layer, _WeightNorm):
+            layer.respell_(state, f"{path}." if path else "")
+    return state

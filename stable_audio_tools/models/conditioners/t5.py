@@ -108,9 +108,11 @@ def load_t5(name: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     Raises:
         CheckpointError: they cannot be found or read.
     """
-    from transformers import AutoTokenizer, T5EncoderModel
+    from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
     with _readable_errors(name), _quiet():
+        if torch.get_default_device().type == "meta":  # only keys and shapes are wanted
+            return AutoTokenizer.from_pretrained(name), T5EncoderModel(AutoConfig.from_pretrained(name))
         encoder = T5EncoderModel.from_pretrained(name)
         return AutoTokenizer.from_pretrained(name), encoder.float()
 
