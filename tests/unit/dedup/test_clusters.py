@@ -1,0 +1,41 @@
+"""Groups and the kept track do not depend on the order of anything."""
+
+from __future__ import annotations
+
+import random
+
+from stable_audio_tools.dedup.clusters import Member, choose_kept, connected_groups
+
+
+def test_chains_join_and_lone_nodes_are_left_out() -> None:
+    assert connected_groups(7, [(4, 2), (0, 4), (5, 6)]) == [[0, 2, 4], [5, 6]]
+
+
+def test_the_order_of_edges_does_not_matter() -> None:
+    source = random.Random(0)
+    edges = [(source.randrange(40), source.randrange(40)) for _ in range(25)]
+    expected = connected_groups(40, edges)
+    for _ in range(20):
+        source.shuffle(edges)
+        assert connected_groups(40, [tuple(source.sample(edge, 2)) for edge in edges]) == expected
+
+
+def kept(*members: Member) -> set[str]:
+    """Sample ids chosen over many orders of the members: one, if order does not matter."""
+    source = random.Random(0)
+    return {
+        shuffled[choose_kept(shuffled)].sample_id
+        for shuffled in (source.sample(members, len(members)) for _ in range(20))
+    }
+
+
+def test_the_longest_is_kept() -> None:
+    assert kept(Member("a", 100.0, 9_000_000), Member("b", 103.0, 1_000_000)) == {"b"}
+
+
+def test_encoder_padding_does_not_make_a_copy_the_longest() -> None:
+    assert kept(Member("flac", 100.0, 20_000_000), Member("mp3", 100.07, 2_000_000)) == {"flac"}
+
+
+def test_equal_tracks_are_decided_by_name() -> None:
+    assert kept(Member("c", 10.0, 5), Member("a", 10.0, 5), Member("b", 10.0, 5)) == {"a"}
