@@ -1,0 +1,1 @@
+"""Which recordings there are, what is known of them, and crops of them in batches."""

@@ -1,0 +1,224 @@
+"""The one list of tracks for training, dedup, attribution and reports: row i is the same track everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+from stable_audio_tools.audio.files import AUDIO_SUFFIXES
+from stable_audio_tools.data.metadata import resolve_module_path
+from stable_audio_tools.data.paths import find_path, normalise_path, read_path_list
+from stable_audio_tools.errors import DataError
+from stable_audio_tools.runtime.files import write_text
+from stable_audio_tools.runtime.progress import warn
+from stable_audio_tools.schema.dataset import AudioDirectory, DatasetConfig
+
+FILELIST = "filelist.txt"
+
+# Recordings, by their names, that nothing here can decode: they are listed, never skipped without a word.
+_UNSUPPORTED_SUFFIXES = frozenset(
+    {".ac3", ".amr", ".ape", ".dff", ".dsf", ".dts", ".m4b", ".m4p", ".mid", ".midi", ".mka", ".mp2", ".mpc"}
+    | {".ra", ".shn", ".tak", ".tta", ".webm", ".wma", ".wv"}
+)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording. ``relpath`` is a POSIX path from ``root``, ``sample_id`` is ``<dataset_id>/<relpath>``."""
+
+    index: int
+    sample_id: str
+    path: Path
+    relpath: str
+    root: Path
+    dataset_id: str
+    metadata_module: str | None
+
+
+class TrackIndex(Sequence[Track]):
+    """Tracks in the order of their datasets, then of their paths."""
+
+    def __init__(
+        self, tracks: Sequence[Track], *, excluded: int = 0, unsupported: Sequence[Path] = ()
+    ) -> None:
+        self._tracks = [replace(track, index=row) for row, track in enumerate(tracks)]
+        self.excluded = excluded
+        """How many tracks the exclude list took out."""
+        self.unsupported = list(unsupported)
+        """Audio files of a format that cannot be decoded."""
+
+    @classmethod
+    def from_config(
+        cls, config: DatasetConfig, *, base_dir: Path | None = None, apply_excludes: bool = True
+    ) -> TrackIndex:
+        """List the tracks of ``config``. Relative paths are looked up in the working folder, then ``base_dir``.
+
+        An exclude list that does not exist yet is a warning that names the command which makes it.
+
+        Raises:
+            DataError: a folder, a listed file or a metadata module is missing, or no track is left.
+        """
+        tracks: list[Track] = []
+        unsupported: list[Path] = []
+        for entry in config.datasets:
+            found, refused = _list_directory(entry, base_dir)
+            tracks += found
+            unsupported += refused
+        if unsupported:
+            names = ", ".join(str(path) for path in unsupported[:3])
+            more = ", ..." if len(unsupported) > 3 else ""
+            warn(
+                f"{len(unsupported)} files are of a format that cannot be decoded and are left out: {names}{more}"
+            )
+        kept = tracks
+        if apply_excludes and config.exclude_paths_file is not None:
+            kept = _without_excluded(tracks, config.exclude_paths_file, base_dir)
+        if not kept:
+            raise DataError(_why_empty(config, len(tracks), len(unsupported)))
+        return cls(kept, excluded=len(tracks) - len(kept), unsupported=unsupported)
+
+    @overload
+    def __getitem__(self, row: int) -> Track: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Track]: ...
+
+    def __getitem__(self, row: int | slice) -> Track | list[Track]:
+        return self._tracks[row]
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+    def __iter__(self) -> Iterator[Track]:
+        return iter(self._tracks)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256, in hex, over every track's name and size in order: the same index on any machine."""
+        digest = hashlib.sha256()
+        for track in self._tracks:
+            try:
+                size = track.path.stat().st_size
+            except OSError as error:
+                raise DataError(f"{track.path}: {error.strerror or error}") from error
+            digest.update(os.fsencode(track.sample_id) + b"\0" + str(size).encode() + b"\0")
+        return digest.hexdigest()
+
+    def write(self, path: str | Path) -> None:
+        """Write one JSON object a track: ``index``, ``sample_id``, ``dataset_id``, ``relpath``, ``path``."""
+        rows = (
+            {
+                "index": track.index,
+                "sample_id": track.sample_id,
+                "dataset_id": track.dataset_id,
+                "relpath": track.relpath,
+                "path": str(track.path),
+            }
+            for track in self._tracks
+        )
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _list_directory(entry: AudioDirectory, base_dir: Path | None) -> tuple[list[Track], list[Path]]:
+    root, tried = find_path(entry.path, base_dir)
+    if root is None or not root.is_dir():
+        places = " or ".join(str(place) for place in tried)
+        what = "is not a folder" if root is not None else "does not exist"
+        raise DataError(f"dataset {entry.id!r}: path {entry.path!r} {what}; looked for {places}")
+    root = root.absolute()
+    module = entry.custom_metadata_module
+    if module is not None:
+        module = str(resolve_module_path(module, base_dir))
+    filelist = root / FILELIST
+    names = _listed(filelist, root) if filelist.is_file() else sorted(_walk(root))
+    wanted = [name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    # In a folder only what looks like audio counts as refused; in a list the user asked for every line.
+    refused = [
+        root / name
+        for name in names
+        if (suffix := Path(name).suffix.lower()) not in AUDIO_SUFFIXES
+        and (filelist.is_file() or suffix in _UNSUPPORTED_SUFFIXES)
+    ]
+    tracks = [Track(-1, f"{entry.id}/{name}", root / name, name, root, entry.id, module) for name in wanted]
+    return tracks, refused
+
+
+def _listed(filelist: Path, root: Path) -> list[str]:
+    """The relative paths in ``filelist``, sorted, each once."""
+    lines = read_path_list(filelist)
+    relative = {line: normalise_path(line, root) for line in lines}
+    outside = [line for line, name in relative.items() if name is None]
+    if outside:
+        raise DataError(
+            f"{filelist}: {len(outside)} lines are outside the folder, the first is {outside[0]!r}"
+        )
+    names = sorted({name for name in relative.values() if name is not None})
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{filelist}: {len(missing)} of {len(names)} files do not exist, the first is {missing[0]!r}"
+        )
+    return names
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Relative POSIX paths of the files under ``root``. Hidden and temporary files (``.tmp-*``) are skipped.
+
+    Symbolic links are followed, but never into a folder that they are inside of.
+    """
+    pending = [(root, frozenset({_identity(root)}))]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                identity = _identity(Path(entry.path))
+                if identity not in above:
+                    pending.append((Path(entry.path), above | {identity}))
+            elif entry.is_file():
+                yield Path(entry.path).relative_to(root).as_posix()
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _without_excluded(tracks: list[Track], name: str, base_dir: Path | None) -> list[Track]:
+    path, tried = find_path(name, base_dir)
+    if path is None:
+        places = " or ".join(str(place) for place in tried)
+        warn(
+            f"exclude list {name!r} does not exist (looked for {places}), so duplicates stay in;"
+            " make it with `sat dedup` (scripts/dac_hist_dedup.py)"
+        )
+        return tracks
+    lines = read_path_list(path)
+    roots = {track.root for track in tracks}
+    out = {(root, relative) for root in roots for line in lines if (relative := normalise_path(line, root))}
+    kept = [track for track in tracks if (track.root, track.relpath) not in out]
+    if lines and len(kept) == len(tracks):
+        warn(
+            f"none of the {len(lines)} lines of {path} names a track of this dataset, the first is {lines[0]!r}"
+        )
+    return kept
+
+
+def _why_empty(config: DatasetConfig, found: int, unsupported: int) -> str:
+    folders = ", ".join(entry.path for entry in config.datasets)
+    if found:
+        return f"all {found} tracks in {folders} are on the exclude list {config.exclude_paths_file}"
+    known = " ".join(sorted(AUDIO_SUFFIXES))
+    also = f" ({unsupported} are of a format that cannot be decoded)" if unsupported else ""
+    return f"no audio files in {folders}{also}; expected {known}"

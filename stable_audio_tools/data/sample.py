@@ -1,0 +1,24 @@
+"""What names one training sample, and how samples become a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Info = dict[str, Any]
+
+
+class SampleKey(NamedTuple):
+    """A track in an epoch: all that a crop depends on, besides the seed."""
+
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks a key for
+    epoch: int
+
+
+def collate(batch: Sequence[tuple[Tensor, Info]]) -> tuple[Tensor, tuple[Info, ...]]:
+    """Audio ``(C, T)`` stacked to ``(B, C, T)``; what is known of each sample stays a dict of its own."""
+    audio, infos = zip(*batch, strict=True)
+    return torch.stack(audio), infos
