@@ -9,7 +9,7 @@ RATE = 16000
 
 
 def compose(seed: int, seconds: float = 12.0, notes: tuple[float, ...] | None = None) -> NDArray[np.float32]:
-    """A melody of plucked notes with a noise beat, mono at 16 kHz; ``notes`` fixes its pitches but not their order."""
+    """Plucked notes over a noise beat, mono at 16 kHz; ``notes`` fixes the pitches but not their order."""
     random = np.random.default_rng(seed)
     length = round(seconds * RATE)
     audio = np.zeros(length + RATE)
