@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,16 +53,6 @@ class AudioAutoencoder(nn.Module):
         self.encoder.requires_grad_(config.encoder.requires_grad)
         self.decoder.requires_grad_(config.decoder.requires_grad)
 
-    @overload
-    def encode(
-        self, audio: Tensor, chunked: bool = ..., return_info: Literal[False] = ..., **options: Any
-    ) -> Tensor: ...
-
-    @overload
-    def encode(
-        self, audio: Tensor, chunked: bool = ..., *, return_info: Literal[True], **options: Any
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-
     def encode(
         self,
         audio: Tensor,
@@ -72,7 +62,7 @@ class AudioAutoencoder(nn.Module):
         iterate_batch: bool = False,
         overlap: int = OVERLAP,
         chunk_size: int = CHUNK_SIZE,
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    ) -> Any:
         """Latents ``(B, D, ceil(T / ratio))`` of audio ``(B, C, T)``, padded with silence to a whole latent.
 
         The noise of the bottleneck is drawn once, over the whole length, so that with the same generator
@@ -80,12 +70,12 @@ class AudioAutoencoder(nn.Module):
 
         Args:
             chunked: encode ``chunk_size`` latents at a time, ``overlap`` of them shared with the neighbour.
-            return_info: also return what the bottleneck says (``mean``, ``stdev``, ``kl``).
+            return_info: return ``(latents, info)``, with the bottleneck's ``mean``, ``stdev`` and ``kl``.
             generator: one for the batch, one per item, or None for torch's global one.
             iterate_batch: encode one item at a time.
 
         Raises:
-            UsageError: the audio has another shape or number of channels, or the overlap does not fit the chunk.
+            UsageError: the audio has another shape or channel count, or the overlap does not fit the chunk.
         """
         _check(audio, self.in_channels, "audio")
         ratio = self.downsampling_ratio
@@ -106,7 +96,7 @@ class AudioAutoencoder(nn.Module):
         overlap: int = OVERLAP,
         chunk_size: int = CHUNK_SIZE,
     ) -> Tensor:
-        """Audio ``(B, C, L ratio)`` of latents ``(B, D, L)``; arguments and errors are those of :meth:`encode`."""
+        """Audio ``(B, C, L ratio)`` of latents ``(B, D, L)``; arguments and errors as for :meth:`encode`."""
         _check(latents, self.latent_dim, "latents")
         decoder: Callable[[Tensor], Tensor] = self.decoder
         if chunked:
@@ -118,13 +108,23 @@ class AudioAutoencoder(nn.Module):
         return torch.tanh(audio) if self.config.soft_clip else audio
 
     def encode_audio(
-        self, audio: Tensor, chunked: bool = False, overlap: int = OVERLAP, chunk_size: int = CHUNK_SIZE, **options: Any
+        self,
+        audio: Tensor,
+        chunked: bool = False,
+        overlap: int = OVERLAP,
+        chunk_size: int = CHUNK_SIZE,
+        **options: Any,
     ) -> Tensor:
         """:meth:`encode` with the public argument order."""
         return self.encode(audio, chunked, overlap=overlap, chunk_size=chunk_size, **options)
 
     def decode_audio(
-        self, latents: Tensor, chunked: bool = False, overlap: int = OVERLAP, chunk_size: int = CHUNK_SIZE, **options: Any
+        self,
+        latents: Tensor,
+        chunked: bool = False,
+        overlap: int = OVERLAP,
+        chunk_size: int = CHUNK_SIZE,
+        **options: Any,
     ) -> Tensor:
         """:meth:`decode` with the public argument order."""
         return self.decode(latents, chunked, overlap=overlap, chunk_size=chunk_size, **options)

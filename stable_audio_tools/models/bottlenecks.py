@@ -19,8 +19,8 @@ Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
 def draw_noise(like: Tensor, generator: Generators = None) -> Tensor:
     """Standard normal noise with the shape, device and dtype of ``like`` ``(B, ...)``.
 
-    With one generator per item, an item's noise does not depend on its neighbours in the batch. Draws are made on
-    the device of the generator, so that a CPU generator gives the same noise on every machine.
+    With one generator per item, an item's noise does not depend on its neighbours in the batch. Draws are
+    made on the device of the generator, so that a CPU generator gives the same noise on every machine.
     """
     if generator is None:
         return torch.randn_like(like)
@@ -28,18 +28,20 @@ def draw_noise(like: Tensor, generator: Generators = None) -> Tensor:
         noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
         return noise.to(like)
     if len(generator) != len(like):
-        raise UsageError(f"{len(generator)} generators were given for a batch of {len(like)}; give one per item")
+        raise UsageError(
+            f"{len(generator)} generators were given for a batch of {len(like)}; give one per item"
+        )
     return torch.stack([draw_noise(item, each) for item, each in zip(like, generator, strict=True)])
 
 
 class VAEBottleneck(nn.Module):
-    """Gaussian latents (Kingma and Welling 2013): the encoder's channels are a mean half and a raw scale half."""
+    """Gaussian latents (Kingma and Welling 2013): half of the channels are means, half raw scales."""
 
     def encode(self, x: Tensor, generator: Generators = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """``(B, 2 C, L)`` to a sample ``(B, C, L)``, with ``mean``, ``stdev`` and the scalar ``kl`` to the standard normal.
+        """``(B, 2 C, L)`` to a sample ``(B, C, L)``, and its ``mean``, ``stdev`` and ``kl``.
 
-        ``kl`` is twice the usual divergence, summed over channels and averaged over batch and time, as in the
-        public code, so that loss weights in configs keep their meaning.
+        ``kl``, a scalar, is twice the divergence from the standard normal, summed over channels and averaged
+        over batch and time, as in the public code, so that loss weights in configs keep their meaning.
         """
         mean, raw_scale = x.float().chunk(2, dim=1)
         stdev = F.softplus(raw_scale) + 1e-4

@@ -1,9 +1,10 @@
 """Reading, recognising, loading and writing checkpoints.
 
-A file is ``.safetensors``, or a ``torch.save``d dict with a ``state_dict`` (or a bare state dict). What it holds is
-told from its keys: a model, or a *wrapped* one as a training run saves it, ``diffusion.*`` with the averaged network
-under ``diffusion_ema.ema_model.*``, or ``autoencoder.*`` with ``autoencoder_ema.ema_model.*``. The average covers the
-diffusion network only, so conditioners and pretransform always come from the online weights.
+A file is ``.safetensors``, or a ``torch.save``d dict with a ``state_dict`` (or a bare state dict). What it
+holds is told from its keys: a model, or a *wrapped* one as a training run saves it, ``diffusion.*`` with the
+averaged network under ``diffusion_ema.ema_model.*``, or ``autoencoder.*`` with
+``autoencoder_ema.ema_model.*``. The average covers the diffusion network only, so conditioners and
+pretransform always come from the online weights.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Checkpoint:
 
 
 class Unwrapped(NamedTuple):
-    """A model's state dict taken out of a training checkpoint, and which weights it has: ``EMA`` or ``online``."""
+    """A model's state dict out of a training checkpoint, and which weights it has: ``EMA`` or ``online``."""
 
     state: State
     weights: str
@@ -73,7 +74,7 @@ class Unwrapped(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did. ``weights`` is ``stored``, or ``EMA`` or ``online`` where a wrapped checkpoint was unwrapped."""
+    """What loading did. ``weights`` is ``EMA`` or ``online`` after unwrapping, else ``stored``."""
 
     path: Path
     kind: Kind
@@ -85,7 +86,11 @@ class LoadReport:
 
     def problems(self) -> str:
         """Missing, unexpected and mismatched keys in words; empty if there are none."""
-        parts = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.mismatched))
+        parts = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", self.mismatched),
+        )
         return "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in parts if names)
 
 
@@ -112,16 +117,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     try:
         state, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
+        if "weights_only" in str(error):
             raise CheckpointError(
-                f"{path}: not loaded, since it is damaged or holds Python objects besides tensors, which could run"
-                " code; expected a .safetensors file or a .ckpt of tensors"
+                f"{path}: not loaded, since it is damaged or holds Python objects besides tensors, which"
+                " could run code; expected a .safetensors file or a .ckpt of tensors"
             ) from error
         raise CheckpointError(_damaged(path, error)) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise CheckpointError(_damaged(path, error)) from error
     if not state:
-        raise CheckpointError(f"{path}: holds no tensors; expected a state dict, or a dict with a 'state_dict'")
+        raise CheckpointError(
+            f"{path}: holds no tensors; expected a state dict, or a dict with a 'state_dict'"
+        )
     return Checkpoint(path, checkpoint_kind(state), state, config)
 
 
@@ -138,35 +145,44 @@ def unwrap_state_dict(state: Mapping[str, Tensor]) -> Unwrapped:
     """
     kind = checkpoint_kind(state)
     if kind not in _WRAPPED:
-        raise CheckpointError(f"expected a wrapped training checkpoint, found a {kind.value}: nothing to unwrap")
+        raise CheckpointError(
+            f"expected a wrapped training checkpoint, found a {kind.value}: nothing to unwrap"
+        )
     online, averaged, target = _WRAPPED[kind]
     model = {key.removeprefix(online): value for key, value in state.items() if key.startswith(online)}
-    ema = {target + key.removeprefix(averaged): value for key, value in state.items() if key.startswith(averaged)}
+    ema = {
+        target + key.removeprefix(averaged): value for key, value in state.items() if key.startswith(averaged)
+    }
     return Unwrapped({**model, **ema}, "EMA" if ema else "online")
 
 
 def load_checkpoint(
     model: nn.Module, path: str | Path, strict: bool = True, allow_missing: Sequence[str] = ()
 ) -> LoadReport:
-    """Load a checkpoint into a model of the same kind. A wrapped checkpoint is unwrapped on the way, and this is said.
+    """Load a checkpoint into a model of the same kind; a wrapped one is unwrapped, and this is said.
 
     Args:
-        strict: refuse missing, unexpected and mismatched keys. Otherwise they are warned of, unless no key fits.
-        allow_missing: prefixes of keys that may be missing, such as ``"pretransform."`` where it is loaded on its own.
+        strict: refuse missing, unexpected and mismatched keys. Otherwise they are warned of, unless no key
+            fits at all.
+        allow_missing: prefixes of keys that may be missing, such as ``"pretransform."`` where it is loaded
+            on its own.
 
     Raises:
-        CheckpointError: the file is missing or damaged, is of another kind, or does not fit. The model is unchanged.
+        CheckpointError: the file is missing or damaged, of another kind, or does not fit. The model is then
+            as it was.
     """
     checkpoint = read_checkpoint(path)
     kind, state, weights = _unwrapped(checkpoint)
     expected = checkpoint_kind(model.state_dict())
     if kind is not expected:
-        raise CheckpointError(f"{path}: found a {checkpoint.kind.value}, expected a {expected.value}{_advice(kind, expected)}")
+        raise CheckpointError(
+            f"{path}: found a {checkpoint.kind.value}, expected a {expected.value}{_advice(kind, expected)}"
+        )
     return load_state(model, state, checkpoint, weights, strict, allow_missing)
 
 
 def load_pretransform(model: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
-    """Load the autoencoder of a diffusion model from its own checkpoint, or from that of a whole diffusion model.
+    """Load the autoencoder of a diffusion model, from its own checkpoint or that of a whole diffusion model.
 
     Raises:
         UsageError: the model has no pretransform.
@@ -174,14 +190,18 @@ def load_pretransform(model: nn.Module, path: str | Path, strict: bool = True) -
     """
     pretransform = getattr(model, "pretransform", None)
     if pretransform is None:
-        raise UsageError(f"{path}: a pretransform checkpoint was given, but the model config has no pretransform")
+        raise UsageError(
+            f"{path}: a pretransform checkpoint was given, but the model config has no pretransform"
+        )
     checkpoint = read_checkpoint(path)
     kind, state, weights = _unwrapped(checkpoint)
     if kind is Kind.DIFFUSION:
         prefix = "pretransform.model."
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if kind not in (Kind.DIFFUSION, Kind.AUTOENCODER) or not state:
-        raise CheckpointError(f"{path}: found a {checkpoint.kind.value} without an autoencoder, expected an autoencoder")
+        raise CheckpointError(
+            f"{path}: found a {checkpoint.kind.value} without an autoencoder, expected an autoencoder"
+        )
     return load_state(pretransform.model, state, checkpoint, weights, strict)
 
 
@@ -200,7 +220,9 @@ def load_state(
     if problems and strict:
         tolerable = all(key.startswith(tuple(allow_missing)) for key in report.missing)
         if report.unexpected or report.mismatched or not tolerable:
-            raise CheckpointError(f"{checkpoint.path}: does not fit the model: {problems}{_missing_advice(report)}")
+            raise CheckpointError(
+                f"{checkpoint.path}: does not fit the model: {problems}{_missing_advice(report)}"
+            )
     elif problems:
         if not report.loaded:
             raise CheckpointError(f"{checkpoint.path}: not one key fits the model: {problems}")
@@ -210,7 +232,9 @@ def load_state(
     return report
 
 
-def compare(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint, weights: str = "stored") -> LoadReport:
+def compare(
+    model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint, weights: str = "stored"
+) -> LoadReport:
     """How the keys and shapes of ``state`` fit ``model``, without loading anything."""
     own = model.state_dict()
     shared = [key for key in own if key in state]
@@ -226,8 +250,10 @@ def compare(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoin
     )
 
 
-def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], model_config: dict[str, Any] | None = None) -> Path:
-    """Write a state dict with its model config, as ``.safetensors`` (config in the metadata) or else as ``.ckpt``."""
+def save_checkpoint(
+    path: str | Path, state: Mapping[str, Tensor], model_config: dict[str, Any] | None = None
+) -> Path:
+    """Write a state dict with its model config: ``.safetensors``, config in the metadata, or ``.ckpt``."""
     path = Path(path)
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
@@ -253,14 +279,15 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
 
 
 def _read_pickled(path: Path) -> tuple[State, dict[str, Any] | None]:
-    # Memory-mapped where the format allows it: optimizer states, two thirds of a training checkpoint, stay on disk.
+    # Memory-mapped where the format allows it: optimizer states, half of a training checkpoint, stay on disk.
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}")
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise ValueError(f"its state_dict is a {type(state).__name__}")
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}, content.get("model_config")
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    return tensors, content.get("model_config")
 
 
 def _unwrapped(checkpoint: Checkpoint) -> tuple[Kind, State, str]:

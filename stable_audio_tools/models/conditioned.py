@@ -21,7 +21,7 @@ Conditions: TypeAlias = "Mapping[str, Condition | Sequence[Tensor | None]]"
 
 
 class DiTWrapper(nn.Module):
-    """Holds the transformer under the public key ``model`` and takes conditioning by the public argument names."""
+    """The transformer under the public key ``model``, with conditioning by the public argument names."""
 
     def __init__(self, model: DiffusionTransformer) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class DiTWrapper(nn.Module):
     ) -> Any:
         """The transformer's output ``(B, C, L)`` for ``x`` ``(B, C, L)`` at times ``t`` ``(B,)``.
 
-        The network steers away from tokens only, so the negative global and input conditioning go unused, as in
-        the public code. ``guidance`` are the remaining arguments of :class:`DiffusionTransformer`.
+        The network steers away from tokens only, so the negative global and input conditioning go unused, as
+        in the public code. ``guidance`` are the remaining arguments of :class:`DiffusionTransformer`.
         """
         return self.model(
             x,
@@ -82,7 +82,9 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         self.config = config
         self.model = DiTWrapper(DiffusionTransformer(diffusion.config, diffusion.diffusion_objective))
         self.conditioner = MultiConditioner(config.model.conditioning)
-        self.pretransform = AutoencoderPretransform(pretransform, config.sample_rate) if pretransform else None
+        self.pretransform = (
+            AutoencoderPretransform(pretransform, config.sample_rate) if pretransform else None
+        )
         self.io_channels = config.model.io_channels
         self.sample_rate = config.sample_rate
         self.diffusion_objective = diffusion.diffusion_objective
@@ -95,11 +97,13 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         ratio = self.pretransform.downsampling_ratio if self.pretransform is not None else 1
         self.min_input_length = config.model.min_input_length or ratio * diffusion.config.patch_size
 
-    def get_conditioning_inputs(self, conditioning_tensors: Conditions, negative: bool = False) -> dict[str, Any]:
+    def get_conditioning_inputs(
+        self, conditioning_tensors: Conditions, negative: bool = False
+    ) -> dict[str, Any]:
         """What the network takes, put together from conditioning by id.
 
-        Cross-attention and prepended ids are joined along the sequence, global and input ids along the channels.
-        With ``negative`` the keys are those of the negative prompt.
+        Cross-attention and prepended ids are joined along the sequence, global and input ids along the
+        channels. With ``negative`` the keys are those of the negative prompt.
 
         Raises:
             DataError: an id that the config asks for is missing.
@@ -152,8 +156,9 @@ class ConditionedDiffusionModelWrapper(nn.Module):
 def _get(tensors: Conditions, key: str) -> tuple[Tensor, Tensor | None]:
     if key not in tensors:
         raise DataError(
-            f"conditioning {key!r} is missing: this model needs it, and was given {', '.join(sorted(tensors)) or 'nothing'};"
-            " pass it in the metadata where it has a conditioner, else as a tensor"
+            f"conditioning {key!r} is missing: this model needs it, and was given"
+            f" {', '.join(sorted(tensors)) or 'nothing'}; pass it in the metadata where it has a conditioner,"
+            " else as a tensor"
         )
     entry = tensors[key]
     embeddings, mask = (*entry, None)[:2]

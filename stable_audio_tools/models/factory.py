@@ -26,7 +26,9 @@ MODELS: dict[type[BaseModel], Callable[[Any], nn.Module]] = {
 
 
 def create_model_from_config(config: dict[str, Any] | ModelConfig) -> Any:
-    """The model that ``config`` describes: an :class:`AudioAutoencoder` or a :class:`ConditionedDiffusionModelWrapper`.
+    """The model that ``config`` describes, with fresh weights.
+
+    An :class:`AudioAutoencoder` or a :class:`ConditionedDiffusionModelWrapper`, by ``model_type``.
 
     Args:
         config: the JSON value of a model config, or the config object made of it.

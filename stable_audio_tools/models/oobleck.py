@@ -1,7 +1,7 @@
 """The Oobleck encoder and decoder: the convolutional part of the Stable Audio VAE (Evans et al. 2024).
 
-A stack of blocks, each three dilated residual units and one strided convolution of kernel 2 x stride. With even
-strides a signal of ``T`` samples gives ``T / ratio`` frames and back; with an odd stride each transposed
+A stack of blocks, each three dilated residual units and one strided convolution of kernel 2 x stride. With
+even strides a signal of ``T`` samples gives ``T / ratio`` frames and back; with an odd stride each transposed
 convolution comes out one frame short, as in the public code, so the decoder returns slightly less.
 """
 
@@ -69,7 +69,9 @@ class DecoderBlock(nn.Module):
             )
         else:
             padding = math.ceil(stride / 2)
-            upsample = WNConvTranspose1d(in_channels, out_channels, 2 * stride, stride=stride, padding=padding)
+            upsample = WNConvTranspose1d(
+                in_channels, out_channels, 2 * stride, stride=stride, padding=padding
+            )
         self.layers = nn.Sequential(
             _activation(in_channels, use_snake),
             upsample,

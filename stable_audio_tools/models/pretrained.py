@@ -18,8 +18,8 @@ def get_pretrained_model(name_or_folder: str | Path) -> tuple[Any, dict[str, Any
     """The model called ``name_or_folder`` in evaluation mode, and its config as JSON value.
 
     Args:
-        name_or_folder: a folder with ``model_config.json`` and ``model.safetensors`` or ``model.ckpt``, or the name of
-            such a repository, for example ``stabilityai/stable-audio-open-1.0``.
+        name_or_folder: a folder with ``model_config.json`` and ``model.safetensors`` or ``model.ckpt``, or
+            the name of such a repository, for example ``stabilityai/stable-audio-open-1.0``.
 
     Raises:
         CheckpointError: it cannot be found, fetched or read.
@@ -42,9 +42,14 @@ def _in_folder(folder: Path) -> tuple[Path, Path]:
 
 def _on_hub(name: str) -> tuple[Path, Path]:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+    )
 
-    advice = "a folder with the same files can be given instead"
+    advice = "give a folder with the same files instead"
     try:
         config_path = hf_hub_download(name, CONFIG_NAME)
         try:
@@ -53,11 +58,15 @@ def _on_hub(name: str) -> tuple[Path, Path]:
             return Path(config_path), Path(hf_hub_download(name, CHECKPOINT_NAMES[1]))
     except GatedRepoError as error:
         raise CheckpointError(
-            f"{name}: access is restricted; accept its licence at https://huggingface.co/{name} and log in with"
-            f" 'hf auth login', or {advice}"
+            f"{name}: access is restricted; accept its licence at https://huggingface.co/{name} and log in"
+            f" with 'hf auth login', or {advice}"
         ) from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{name}: neither a folder here nor a repository on the Hugging Face hub") from error
+        raise CheckpointError(
+            f"{name}: neither a folder here nor a repository on the Hugging Face hub"
+        ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"{name}: not a folder here, and not to be had from the Hugging Face hub: {reason}; {advice}") from error
+        raise CheckpointError(
+            f"{name}: not a folder here, and not to be had from the Hugging Face hub: {reason}; {advice}"
+        ) from error

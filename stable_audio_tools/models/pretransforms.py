@@ -11,11 +11,14 @@ from stable_audio_tools.schema.model import AutoencoderPretransformConfig
 
 
 class AutoencoderPretransform(nn.Module):
-    """An autoencoder in front of a diffusion model: latents are divided by ``scale`` on the way in, multiplied on the way out.
+    """An autoencoder in front of a diffusion model.
 
-    Unless ``enable_grad`` is set it is frozen and stays in evaluation mode whatever its parent does.
-    ``model_half`` computes in float16 on a GPU; the weights stay float32, so that a checkpoint saved from it loses
-    nothing, and on a CPU, where half-precision convolutions are slow, it has no effect. Results are float32.
+    Latents are divided by ``scale`` on the way in and multiplied by it on the way out. Unless ``enable_grad``
+    is set it is frozen and stays in evaluation mode whatever its parent does.
+
+    ``model_half`` computes in float16 on a GPU; the weights stay float32, so that a checkpoint saved from it
+    loses nothing, and on a CPU, where half-precision convolutions are slow, it has no effect. Results are
+    float32.
 
     Attributes:
         encoded_channels: latent channels.
@@ -46,7 +49,8 @@ class AutoencoderPretransform(nn.Module):
         """Latents ``(B, D, ceil(T / ratio))`` of audio ``(B, C, T)``; ``chunked`` overrides the config.
 
         Args:
-            generator: of the bottleneck's noise: one for the batch, one per item, or None for torch's global one.
+            generator: of the bottleneck's noise: one for the batch, one per item, or None for torch's global
+                one.
         """
         latents = self.model.encode(
             self._compute_dtype(audio),

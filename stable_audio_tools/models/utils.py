@@ -14,7 +14,7 @@ from stable_audio_tools.runtime.progress import say
 
 
 def load_ckpt_state_dict(ckpt_path: str | Path) -> dict[str, Tensor]:
-    """The model's state dict in a checkpoint, for ``model.load_state_dict``. A wrapped checkpoint is unwrapped.
+    """The model's state dict in a checkpoint, for ``model.load_state_dict``; a wrapped one is unwrapped.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds no state dict.
@@ -38,7 +38,9 @@ def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[
     state = respell_weight_norm(dict(state_dict), model)
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not fitting:
-        raise CheckpointError(f"not one of the {len(state)} keys fits the model; is this a {checkpoint_kind(own).value}?")
+        raise CheckpointError(
+            f"not one of the {len(state)} keys fits the model; is this a {checkpoint_kind(own).value}?"
+        )
     model.load_state_dict(fitting, strict=False)
     return [key for key in state if key not in fitting]
 

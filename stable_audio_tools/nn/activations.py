@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class SnakeBeta(nn.Module):
     """``x + sin^2(alpha x) / beta`` with learned ``alpha`` and ``beta`` per channel, kept as logarithms.
 
-    Snake (Ziyin et al. 2020) with a separate magnitude (Lee et al. 2022, BigVGAN). The constants are computed in
-    the precision of the parameters and then take the dtype of the input, as in :mod:`stable_audio_tools.nn.convs`.
+    Snake (Ziyin et al. 2020) with a separate magnitude (Lee et al. 2022, BigVGAN). The constants are computed
+    in the precision of the parameters and then take the dtype of the input, as in
+    :mod:`stable_audio_tools.nn.convs`.
 
     Args:
         channels: size of axis 1 of the input ``(B, C, T)``.

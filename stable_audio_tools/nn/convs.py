@@ -29,8 +29,8 @@ def _normalised(g: Tensor, v: Tensor) -> Tensor:
 class _WeightNorm(nn.Module):
     """The weight of both layers: normalised, or one plain ``weight`` parameter once :meth:`fuse_` was called.
 
-    ``load_state_dict`` takes a weight in any of its spellings, whatever the layer holds itself: ``weight_g`` and
-    ``weight_v``, torch's ``parametrizations.weight.original0`` and ``original1``, or a plain ``weight``.
+    ``load_state_dict`` takes a weight in any of its spellings, whatever the layer holds itself: ``weight_g``
+    and ``weight_v``, torch's ``parametrizations.weight.original0`` and ``original1``, or a plain ``weight``.
     """
 
     def __init__(self, weight_shape: tuple[int, int, int], fan_in: int, bias_size: int | None) -> None:
@@ -39,7 +39,9 @@ class _WeightNorm(nn.Module):
         v = torch.empty(weight_shape).uniform_(-bound, bound)
         self.weight_g = nn.Parameter(_norm(v))
         self.weight_v = nn.Parameter(v)
-        self.bias = None if bias_size is None else nn.Parameter(torch.empty(bias_size).uniform_(-bound, bound))
+        self.bias = (
+            None if bias_size is None else nn.Parameter(torch.empty(bias_size).uniform_(-bound, bound))
+        )
 
     @property
     def fused(self) -> bool:
@@ -66,7 +68,7 @@ class _WeightNorm(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=requires_grad)
 
     def respell_(self, state: dict[str, Any], prefix: str) -> None:
-        """Rewrite the entries of this layer in ``state``, under ``prefix``, to the spelling that it holds itself."""
+        """Rewrite this layer's entries in ``state``, under ``prefix``, to the spelling that it holds."""
         for index, name in enumerate(("weight_g", "weight_v")):
             torch_name = f"{prefix}parametrizations.weight.original{index}"
             if torch_name in state:
@@ -105,11 +107,15 @@ class WNConv1d(_WeightNorm):
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, self.weight_like(x), self.bias_like(x), self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
+        weight, bias = self.weight_like(x), self.bias_like(x)
+        return F.conv1d(x, weight, bias, self.stride, self.padding, self.dilation)
 
 
 class WNConvTranspose1d(_WeightNorm):
-    """A transposed 1-d convolution under weight norm: ``(B, in, L) -> (B, out, (L - 1) stride - 2 padding + kernel)``."""
+    """A transposed 1-d convolution under weight norm.
+
+    ``(B, in, L) -> (B, out, (L - 1) stride - 2 padding + kernel)``.
+    """
 
     def __init__(
         self,

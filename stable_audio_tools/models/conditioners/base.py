@@ -16,7 +16,8 @@ class Conditioner(nn.Module):
 
     Args:
         dim: channels of the embedding before projection.
-        output_dim: channels after it. A projection is made only where they differ or ``project_out`` asks for it.
+        output_dim: channels after it. A projection is made only where they differ or ``project_out`` asks for
+            it.
     """
 
     def __init__(self, dim: int, output_dim: int, project_out: bool = False) -> None:

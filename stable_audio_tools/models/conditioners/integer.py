@@ -15,8 +15,8 @@ from stable_audio_tools.schema.conditioning import IntConfig
 class IntConditioner(Conditioner):
     """A whole number clamped to ``[min_val, max_val]``, one learned embedding each.
 
-    The row of a value is the value modulo the size of the range. That gives each value its own row for any range,
-    and is the row the public code uses wherever that one has a row at all (it takes the value itself).
+    The row of a value is the value modulo the size of the range. That gives each value its own row for any
+    range, and is the row the public code uses wherever that one has a row at all (it takes the value itself).
     """
 
     def __init__(self, config: IntConfig, output_dim: int) -> None:

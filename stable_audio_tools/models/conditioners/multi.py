@@ -40,7 +40,9 @@ class MultiConditioner(nn.Module):
             {entry.id: CONDITIONERS[type(entry)](entry.config, config.cond_dim) for entry in config.configs}
         )
 
-    def forward(self, batch_metadata: Sequence[Mapping[str, Any]], device: torch.device | str) -> dict[str, Condition]:
+    def forward(
+        self, batch_metadata: Sequence[Mapping[str, Any]], device: torch.device | str
+    ) -> dict[str, Condition]:
         """Embeddings ``(B, S, D)`` and mask ``(B, S)`` by id, of one metadata dict per item.
 
         Raises:
@@ -63,9 +65,8 @@ class MultiConditioner(nn.Module):
         fallback = self.config.default_keys.get(key)
         if key not in item and (fallback is None or fallback not in item):
             tried = repr(key) if fallback is None else f"{key!r} or its default {fallback!r}"
-            raise DataError(
-                f"conditioning item {position} has no {tried}; it has: {', '.join(sorted(map(str, item))) or 'nothing'}"
-            )
+            present = ", ".join(sorted(map(str, item))) or "nothing"
+            raise DataError(f"conditioning: item {position} has no {tried}; it has: {present}")
         value = item[key] if key in item else item[fallback]  # type: ignore[index]
         return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 

@@ -25,7 +25,7 @@ def to_number(value: Any) -> float:
 
 
 class NumberConditioner(Conditioner):
-    """A number clamped to ``[min_val, max_val]``, scaled to 0..1, through learned Fourier features and a linear layer."""
+    """A number, clamped to ``[min_val, max_val]`` and scaled to 0..1, through learned Fourier features."""
 
     def __init__(self, config: NumberConfig, output_dim: int) -> None:
         super().__init__(output_dim, output_dim)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
@@ -30,20 +31,20 @@ T5_WIDTHS = {
 class T5Conditioner(Conditioner):
     """A prompt as ``max_length`` tokens, zero where there is only padding.
 
-    A frozen encoder is read on first use, from a Hugging Face name or a local folder, and is no part of the state
-    dict; it runs in float16 on CUDA and in float32 elsewhere. With ``enable_grad`` it is read at once, kept in float32
-    as the submodule ``model``, trained and saved with the rest.
+    A frozen encoder is read on first use, from a Hugging Face name or a local folder, and is no part of the
+    state dict; it runs in float16 on CUDA and in float32 elsewhere. With ``enable_grad`` it is read at once,
+    kept in float32 as the submodule ``model``, trained and saved with the rest.
 
-    Only the tokens of the longest prompt are computed. The encoder masks padding out of attention, so the missing
-    positions could not change the others, and they are zero in the result anyway.
+    Only the tokens of the longest prompt are computed. The encoder masks padding out of attention, so the
+    missing positions could not change the others, and they are zero in the result anyway.
     """
 
     def __init__(self, config: T5Config, output_dim: int) -> None:
         super().__init__(encoder_width(config.t5_model_name), output_dim, config.project_out)
         self.config = config
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        # In a tuple, a module is not registered: the frozen encoder stays out of parameters() and state_dict().
-        self._frozen: tuple[T5EncoderModel] | None = None
+        # A module in a tuple is not registered, so the frozen encoder stays out of the state dict.
+        self._frozen: tuple[nn.Module] | None = None
         if config.enable_grad:
             self._tokenizer, self.model = load_t5(config.t5_model_name)
             self.model.requires_grad_(True)
@@ -67,7 +68,9 @@ class T5Conditioner(Conditioner):
             torch.set_grad_enabled(self.config.enable_grad and torch.is_grad_enabled()),
             torch.autocast(torch.device(device).type, enabled=False),
         ):
-            hidden = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            hidden = encoder(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).last_hidden_state
         mask = batch["attention_mask"].to(torch.bool)
         weight = next(self.proj_out.parameters(), None)
         embeddings = self.proj_out(hidden.to(torch.float32 if weight is None else weight.dtype))
@@ -75,15 +78,19 @@ class T5Conditioner(Conditioner):
         missing = self.config.max_length - mask.shape[1]
         return F.pad(embeddings, (0, 0, 0, missing)), F.pad(mask, (0, missing))
 
-    def _encoder(self, device: torch.device) -> T5EncoderModel:
+    def _encoder(self, device: torch.device) -> nn.Module:
         """The encoder, on ``device`` where it is frozen; a trained one moves with the model that holds it."""
         if self.config.enable_grad:
             return self.model
         if self._frozen is None:
-            self._tokenizer, encoder = load_t5(self.config.t5_model_name)
-            self._frozen = (encoder.requires_grad_(False).eval(),)
+            with torch.inference_mode(
+                False
+            ):  # the first use may be a validation step, the next a training step
+                self._tokenizer, loaded = load_t5(self.config.t5_model_name)
+                self._frozen = (loaded.requires_grad_(False).eval(),)
         encoder = self._frozen[0]
-        if encoder.device.type != device.type or device.index not in (None, encoder.device.index):
+        now = next(encoder.parameters()).device
+        if now.type != device.type or device.index not in (None, now.index):
             encoder.to(device)
             if device.type == "cuda":
                 _to_half(encoder)
@@ -118,7 +125,7 @@ def load_t5(name: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
 
 
 def _to_half(encoder: T5EncoderModel) -> None:
-    """Float16, but for the feed-forward outputs, whose sums overflow it in T5 (they were trained in bfloat16)."""
+    """Float16, but for the feed-forward outputs, whose sums overflow it: T5 was trained in bfloat16."""
     encoder.half()
     for path, module in encoder.named_modules():
         if path.endswith(".wo"):
