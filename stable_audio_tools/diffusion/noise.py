@@ -9,7 +9,9 @@ import torch
 import torchsde
 from torch import Tensor
 
-from stable_audio_tools.runtime.seeds import derive_seed, generator
+from stable_audio_tools.runtime.seeds import generator
+
+TREE_DIGITS = 6
 
 BrownianNoise = Callable[[Tensor, Tensor], Tensor]
 """Standard normal noise of the step from one sigma to the next."""
@@ -32,56 +34,56 @@ class NoiseSource(Protocol):
         """Standard normal noise of x's shape ``(B, C, L)``."""
 
     def brownian(self, x: Tensor, sigma_min: Tensor, sigma_max: Tensor) -> BrownianNoise:
-        """A Brownian path over ``[sigma_min, sigma_max]``, whose increments do not depend on the number of steps."""
+        """A Brownian path over ``[sigma_min, sigma_max]``, the same path whatever the number of steps."""
 
 
 class GlobalNoise:
-    """Noise from torch's global generator, in the order of the public code: the same seed gives the same clip."""
+    """Noise from torch's global generator, in the order of the public code: same seed, same clip."""
 
     def normal_like(self, x: Tensor) -> Tensor:
         return torch.randn_like(x)
 
     def brownian(self, x: Tensor, sigma_min: Tensor, sigma_max: Tensor) -> BrownianNoise:
         # One tree over the whole batch, seeded by one draw when the sampler starts.
-        seed = int(torch.randint(0, 2**63 - 1, ()))
-        tree = _tree(x, sigma_min, sigma_max, seed)
-        return lambda sigma, sigma_next: _increment(tree, sigma, sigma_next)
+        return _BrownianPath(x, sigma_min, sigma_max, int(torch.randint(0, 2**63 - 1, ())))
 
 
-class KeyedNoise:
+class PerClipNoise:
     """Noise of each clip from its own seed: a clip is the same alone and in a batch, on CPU and GPU.
+
+    A batch of one draws what :class:`GlobalNoise` draws on the CPU after ``torch.manual_seed(seed)``.
 
     Args:
         seeds: one per clip of the batch.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self._seeds = list(seeds)
-        self._generators = [generator("sampler", seed) for seed in self._seeds]
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def initial(self, shape: Sequence[int]) -> Tensor:
+        """Where to start: standard normal noise ``(B, *shape)`` on the CPU. Draw it first, once."""
+        return torch.stack([torch.randn(tuple(shape), generator=own) for own in self._generators])
 
     def normal_like(self, x: Tensor) -> Tensor:
-        rows = [torch.randn(x.shape[1:], generator=own) for own in self._generators]
-        return torch.stack(rows).to(device=x.device, dtype=x.dtype)
+        return self.initial(x.shape[1:]).to(x)
 
     def brownian(self, x: Tensor, sigma_min: Tensor, sigma_max: Tensor) -> BrownianNoise:
         row = torch.empty(x.shape[1:])
-        trees = [_tree(row, sigma_min, sigma_max, derive_seed("brownian", seed)) for seed in self._seeds]
-
-        def noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-            rows = [_increment(tree, sigma.cpu(), sigma_next.cpu()) for tree in trees]
-            return torch.stack(rows).to(device=x.device, dtype=x.dtype)
-
-        return noise
+        seeds = [int(torch.randint(0, 2**63 - 1, (), generator=own)) for own in self._generators]
+        paths = [_BrownianPath(row, sigma_min, sigma_max, seed) for seed in seeds]
+        return lambda sigma, sigma_next: torch.stack([path(sigma, sigma_next) for path in paths]).to(x)
 
 
-def _tree(x: Tensor, sigma_min: Tensor, sigma_max: Tensor, seed: int) -> torchsde.BrownianTree:
-    """Brownian motion shaped like ``x`` over the sigmas (Li et al. 2020)."""
-    low, high = sigma_min.to(x.device), sigma_max.to(x.device)
-    return torchsde.BrownianTree(low, torch.zeros_like(x), high, entropy=seed)
+class _BrownianPath:
+    """Brownian motion shaped like ``x`` with the sigma as its time (Li et al. 2020), from torchsde."""
 
+    def __init__(self, x: Tensor, sigma_min: Tensor, sigma_max: Tensor, seed: int) -> None:
+        # The tree rounds its times; asking beyond its ends would make it warn.
+        self._low, self._high = round(float(sigma_min), TREE_DIGITS), round(float(sigma_max), TREE_DIGITS)
+        self._tree = torchsde.BrownianTree(self._low, torch.zeros_like(x), self._high, entropy=seed)
 
-def _increment(tree: torchsde.BrownianTree, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """The increment from ``sigma`` down to ``sigma_next``, scaled to unit variance."""
-    low, high = torch.minimum(sigma, sigma_next), torch.maximum(sigma, sigma_next)
-    sign = 1 if sigma < sigma_next else -1
-    return tree(low, high) * sign / (high - low).sqrt()
+    def __call__(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """The increment from ``sigma`` down to ``sigma_next``, scaled to unit variance."""
+        width = float((sigma - sigma_next).abs().sqrt())
+        start, end = (min(max(float(level), self._low), self._high) for level in (sigma_next, sigma))
+        return -self._tree(start, end) / width

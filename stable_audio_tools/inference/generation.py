@@ -1,0 +1,315 @@
+"""From conditioning to audio. The signatures are the documented ones.
+
+Shapes: B clips, C audio channels, T samples, D latent channels, L latent frames. For a model without a pretransform the
+"latents" are the audio itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stable_audio_tools.audio.transforms import pad_or_trim, resample, set_channels
+from stable_audio_tools.diffusion.noise import NoiseSource
+from stable_audio_tools.diffusion.samplers import DEFAULT_SIGMA_MIN, get_sampler, sample
+from stable_audio_tools.errors import UsageError
+from stable_audio_tools.runtime.device import resolve_device
+from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.schema.base import nearest
+
+InputAudio = tuple[int, Tensor]
+"""Sample rate in Hz and audio ``(T,)``, ``(C, T)`` or ``(B, C, T)``."""
+Metadata = Sequence[Mapping[str, Any]]
+RANDOM_SEED = -1
+_WITHOUT_EFFECT = frozenset({"batch_cfg", "rescale_cfg", "disable_tqdm"})
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """The ``sampler_kwargs`` of the public functions.
+
+    Attributes:
+        sampler_type: a name of ``diffusion.samplers.SAMPLERS``, or None for the objective's default.
+        sigma_min: last noise level before 0, of samplers that walk in sigma.
+        sigma_max: first noise level, or None for the sampler's default.
+        rho: curvature of the sigma schedule.
+        scale_phi: how far guided outputs are pulled back to the conditional spread, 0 to 1.
+        cfg_interval: sigmas between which guidance acts.
+        dist_shift: whether to sample on the schedule that the model was trained with. False is the public
+            behaviour of euler, dpmpp and pingpong, which ignore ``distribution_shift_options``.
+        callback: called at every step with ``x``, ``i``, ``sigma`` and ``denoised``.
+    """
+
+    sampler_type: str | None = None
+    sigma_min: float = DEFAULT_SIGMA_MIN
+    sigma_max: float | None = None
+    rho: float = 1.0
+    scale_phi: float = 0.0
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    dist_shift: bool = True
+    callback: Callable[[dict[str, Any]], None] | None = None
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> SamplerOptions:
+        """The options in a keyword dict.
+
+        Raises:
+            UsageError: one is unknown; the message names the nearest.
+        """
+        known = list(cls.__dataclass_fields__)
+        for name in options:
+            if name not in known and name not in _WITHOUT_EFFECT:
+                guess = nearest(name, known)
+                hint = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}"
+                raise UsageError(f"unknown sampler option {name!r}; {hint}")
+        return cls(**{name: value for name, value in options.items() if name in known})
+
+
+@torch.no_grad()
+def generate_diffusion_cond(
+    model: Any,
+    steps: int = 250,
+    cfg_scale: float = 6,
+    conditioning: Metadata | Mapping[str, Any] | None = None,
+    conditioning_tensors: Mapping[str, Any] | None = None,
+    negative_conditioning: Metadata | Mapping[str, Any] | None = None,
+    negative_conditioning_tensors: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    sample_size: int = 2097152,
+    sample_rate: int = 48000,
+    seed: int = RANDOM_SEED,
+    device: str | torch.device = "cuda",
+    init_audio: InputAudio | None = None,
+    init_noise_level: float = 1.0,
+    return_latents: bool = False,
+    **sampler_kwargs: Any,
+) -> Tensor:
+    """Generate audio from conditioning, from scratch or as a variation of ``init_audio``.
+
+    The starting noise is ``torch.randn`` right after ``torch.manual_seed(seed)``, so on a CPU a seed gives the clip
+    that it gives in the public package.
+
+    Args:
+        model: a ``ConditionedDiffusionModelWrapper`` on ``device``.
+        steps: sampler steps.
+        cfg_scale: strength of guidance; 1 is none.
+        conditioning: one metadata dict per clip, or one for all.
+        conditioning_tensors: conditioning by id, already embedded; takes the place of ``conditioning``.
+        negative_conditioning: what to steer away from, in the same forms.
+        negative_conditioning_tensors: the same, already embedded.
+        batch_size: clips to make, B.
+        sample_size: length of each clip in samples. It is rendered whole: rounded up to what the model can make, and cut.
+        sample_rate: not used; it is the model's.
+        seed: 0 to 2^63 - 1, or -1 for a random one, which is said.
+        device: where the model is.
+        init_audio: sample rate and audio to vary, mono or stereo, one for all clips or one each.
+        init_noise_level: noise put on ``init_audio``: a sigma for samplers that walk in sigma, else a time in (0, 1].
+        return_latents: return latents ``(B, D, L)`` and no audio.
+        **sampler_kwargs: see :class:`SamplerOptions`.
+
+    Returns:
+        Audio ``(B, C, sample_size)`` in float32, about [-1, 1], not clipped.
+
+    Raises:
+        UsageError: an argument does not fit; the message says which.
+    """
+    run = _Run(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
+    noise = run.seeded_noise(seed)
+    tensors = run.embed(conditioning, conditioning_tensors)
+    negative = run.embed_negative(negative_conditioning, negative_conditioning_tensors)
+    init = None if init_audio is None else run.encode(init_audio, "init_audio")
+    latents = run.sample(noise, tensors, negative, steps, cfg_scale, init, init_noise_level)
+    return latents if return_latents else run.decode(latents)
+
+
+@torch.no_grad()
+def generate_diffusion_cond_inpaint(
+    model: Any,
+    steps: int = 250,
+    cfg_scale: float = 6,
+    conditioning: Metadata | Mapping[str, Any] | None = None,
+    conditioning_tensors: Mapping[str, Any] | None = None,
+    negative_conditioning: Metadata | Mapping[str, Any] | None = None,
+    negative_conditioning_tensors: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    sample_size: int = 2097152,
+    seed: int = RANDOM_SEED,
+    device: str | torch.device = "cuda",
+    init_audio: InputAudio | None = None,
+    init_noise_level: float = 1.0,
+    inpaint_audio: InputAudio | None = None,
+    inpaint_mask: Tensor | None = None,
+    return_latents: bool = False,
+    **sampler_kwargs: Any,
+) -> Tensor:
+    """:func:`generate_diffusion_cond` for inpainting models: keep parts of ``inpaint_audio`` and make the rest.
+
+    Args:
+        inpaint_audio: sample rate and audio, in the forms of ``init_audio``; silence where it is None.
+        inpaint_mask: ``(T,)``, ``(1, T)`` or ``(B, T)`` over the samples of the clip: 1 keeps, 0 regenerates.
+            None regenerates everything.
+    """
+    run = _Run(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
+    noise = run.seeded_noise(seed)
+    tensors = run.embed(conditioning, conditioning_tensors)
+    negative = run.embed_negative(negative_conditioning, negative_conditioning_tensors)
+    init = None if init_audio is None else run.encode(init_audio, "init_audio")
+    kept = None if inpaint_audio is None else run.encode(inpaint_audio, "inpaint_audio")
+    beside = run.inpaint_conditioning(kept, inpaint_mask)
+    tensors = {**tensors, **beside}
+    negative = {**negative, **beside} if negative else negative
+    latents = run.sample(noise, tensors, negative, steps, cfg_scale, init, init_noise_level)
+    return latents if return_latents else run.decode(latents)
+
+
+def prepare_audio(
+    audio: Tensor, from_rate: int, *, sample_rate: int, length: int, channels: int, batch_size: int, name: str
+) -> Tensor:
+    """Audio ``(T,)``, ``(C, T)`` or ``(B, C, T)`` as the model takes it: ``(1 or batch_size, channels, length)``.
+
+    It is resampled, cut or padded with silence at its end, and mixed to ``channels``.
+
+    Raises:
+        UsageError: another shape, or neither one clip nor ``batch_size`` of them.
+    """
+    if not 1 <= audio.ndim <= 3 or audio.numel() == 0:
+        raise UsageError(f"{name}: found shape {tuple(audio.shape)}, expected (T,), (C, T) or (B, C, T)")
+    while audio.ndim < 3:
+        audio = audio.unsqueeze(0)
+    if len(audio) not in (1, batch_size):
+        raise UsageError(f"{name}: found {len(audio)} clips, expected 1 or batch_size, which is {batch_size}")
+    audio = resample(audio.float(), from_rate, sample_rate)
+    return set_channels(pad_or_trim(audio, length)[0], channels)
+
+
+class _Run:
+    """One batch: how long it is, where it runs and how it is sampled."""
+
+    def __init__(
+        self, model: Any, batch_size: int, sample_size: int, device: str | torch.device, options: SamplerOptions
+    ) -> None:
+        if batch_size < 1 or sample_size < 1:
+            raise UsageError(f"batch_size {batch_size} and sample_size {sample_size}: expected at least 1")
+        get_sampler(options.sampler_type, model.diffusion_objective)  # before any work
+        self.model = model
+        self.options = options
+        self.device = resolve_device(device)
+        self.batch_size = batch_size
+        self.sample_size = sample_size
+        self.ratio = 1 if model.pretransform is None else model.pretransform.downsampling_ratio
+        self.channels = model.io_channels if model.pretransform is None else model.pretransform.io_channels
+        unit = max(model.min_input_length, self.ratio)
+        self.padded_size = -(-sample_size // unit) * unit
+        self.latent_shape = (model.io_channels, self.padded_size // self.ratio)
+
+    def seeded_noise(self, seed: int) -> Tensor:
+        """Seed torch's global generator and draw the starting noise, ``(B, D, L)``."""
+        seed = int(seed)
+        if seed == RANDOM_SEED:
+            seed = secrets.randbelow(2**32 - 1)
+            say(f"seed: {seed}")
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"seed {seed}: expected 0 to 2^63 - 1, or -1 for a random one")
+        torch.manual_seed(seed)
+        return torch.randn((self.batch_size, *self.latent_shape), device=self.device)
+
+    def embed(
+        self, metadata: Metadata | Mapping[str, Any] | None, tensors: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """Conditioning by id, from metadata unless it is embedded already."""
+        if tensors is not None:
+            return tensors
+        if metadata is None:
+            raise UsageError("give conditioning (one dict per clip) or conditioning_tensors; found neither")
+        items = [metadata] if isinstance(metadata, Mapping) else list(metadata)
+        if len(items) == 1:
+            items *= self.batch_size
+        if len(items) != self.batch_size:
+            raise UsageError(f"conditioning: found {len(items)} items, expected 1 or batch_size, {self.batch_size}")
+        return self.model.conditioner(items, self.device)
+
+    def embed_negative(
+        self, metadata: Metadata | Mapping[str, Any] | None, tensors: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """The same for the negative prompt; empty where there is none."""
+        return {} if metadata is None and tensors is None else self.embed(metadata, tensors)
+
+    def encode(self, source: InputAudio, name: str) -> Tensor:
+        """Audio as latents ``(B, D, L)``."""
+        rate, audio = source
+        prepared = prepare_audio(
+            torch.as_tensor(audio),
+            rate,
+            sample_rate=self.model.sample_rate,
+            length=self.padded_size,
+            channels=self.channels,
+            batch_size=self.batch_size,
+            name=name,
+        ).to(self.device)
+        # One clip for all is encoded once, then repeated: every clip starts from the same sample of the VAE.
+        latents = prepared if self.model.pretransform is None else self.model.pretransform.encode(prepared)
+        return latents.expand(self.batch_size, -1, -1)
+
+    def inpaint_conditioning(self, kept: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+        """``inpaint_mask`` ``(B, 1, L)`` and ``inpaint_masked_input`` ``(B, D, L)``, as conditioning by id."""
+        channels, length = self.latent_shape
+        if mask is None:
+            latent_mask = torch.zeros(self.batch_size, 1, length, device=self.device)
+        else:
+            rows = torch.atleast_2d(torch.as_tensor(mask)).to(self.device, torch.float32)
+            if rows.ndim != 2 or len(rows) not in (1, self.batch_size):
+                raise UsageError(
+                    f"inpaint_mask: found shape {tuple(rows.shape)}, expected (T,) or (1 or {self.batch_size}, T)"
+                )
+            if rows.shape[1] == self.sample_size:
+                rows = F.pad(rows, (0, self.padded_size - self.sample_size))
+            latent_mask = F.interpolate(rows.unsqueeze(1), length, mode="nearest").expand(self.batch_size, -1, -1)
+        if kept is None:
+            kept = torch.zeros(self.batch_size, channels, length, device=self.device)
+        return {"inpaint_mask": (latent_mask, None), "inpaint_masked_input": (kept * latent_mask, None)}
+
+    def sample(
+        self,
+        noise: Tensor,
+        tensors: Mapping[str, Any],
+        negative: Mapping[str, Any],
+        steps: int,
+        cfg_scale: float,
+        init: Tensor | None = None,
+        init_noise_level: float = 1.0,
+        noise_source: NoiseSource | None = None,
+    ) -> Tensor:
+        """Latents ``(B, D, L)`` from noise."""
+        model, options = self.model, self.options
+        inputs = model.get_conditioning_inputs(tensors)
+        if negative:
+            inputs |= model.get_conditioning_inputs(negative, negative=True)
+        return sample(
+            model.model,
+            noise,
+            objective=model.diffusion_objective,
+            sampler=options.sampler_type,
+            steps=steps,
+            sigma_min=options.sigma_min,
+            sigma_max=options.sigma_max if init is None else init_noise_level,
+            rho=options.rho,
+            init_data=init,
+            dist_shift=model.dist_shift if options.dist_shift else None,
+            noise_source=noise_source,
+            callback=options.callback,
+            cfg_scale=cfg_scale,
+            scale_phi=options.scale_phi,
+            cfg_interval=options.cfg_interval,
+            **inputs,
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Audio ``(B, C, sample_size)``."""
+        audio = latents if self.model.pretransform is None else self.model.pretransform.decode(latents)
+        return audio[..., : self.sample_size].float()
