@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.data.index import Track
+from stable_audio_tools.data.paths import write_path_list
 from stable_audio_tools.dedup.clusters import KEEP_RULE
 from stable_audio_tools.dedup.verify import Alignment
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.runtime.manifest import installed_versions
-from stable_audio_tools.runtime.progress import warn
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def write_outputs(
     """Write all files into ``output_dir``; ``kept`` maps each member of a group to the one that stays."""
     with (
         atomic_path(output_dir / "similar_pairs.jsonl") as temporary,
-        open(temporary, "w", encoding="utf-8") as out,
+        open(temporary, "w", encoding="ascii") as out,
     ):
         for pair in pairs:
-            out.write(json.dumps(_pair_record(pair, index, kept), ensure_ascii=False) + "\n")
+            out.write(json.dumps(_pair_record(pair, index, kept)) + "\n")
     write_json(
         output_dir / "failed_files.json",
         [{"file": path, "error": error} for path, error in summary.failed.items()],
@@ -94,22 +94,18 @@ def _pair_record(pair: Pair, index: Sequence[Track], kept: Mapping[int, int]) ->
 def _write_exclude_list(
     path: Path, index: Sequence[Track], positions: Sequence[int], summary: DedupSummary
 ) -> None:
-    """One path a line. Relative to its dataset's folder where that names one track only, else absolute."""
+    """One path a line: relative to its dataset's folder where that names one track only, else absolute."""
     users = Counter(item.relpath for item in index)
-    lines = [
-        f"# {len(positions)} duplicates of {summary.tracks} tracks. Kept of each group: {KEEP_RULE}.",
-        f"# Threshold {summary.settings['similarity_threshold']} of {summary.settings['histogram_mode']} "
-        f"histograms, verified: {summary.settings['verify']}. The evidence is in similar_pairs.jsonl.",
-    ]
-    for position in positions:
-        item = index[position]
-        line = item.relpath if users[item.relpath] == 1 else str(item.path.absolute())
-        if "\n" in line or "\r" in line:
-            warn(
-                f"{line!r} is a duplicate, but a name with a line break cannot stand in {path}; "
-                "remove the file by hand"
-            )
-            continue
-        lines.append(f"./{line}" if line.startswith("#") else line)
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = summary.settings
+    write_path_list(
+        path,
+        [
+            index[i].relpath if users[index[i].relpath] == 1 else str(index[i].path.absolute())
+            for i in positions
+        ],
+        comments=(
+            f"{len(positions)} duplicates of {summary.tracks} tracks; kept of each group: {KEEP_RULE}",
+            f"{settings['histogram_mode']} histograms from cosine {settings['similarity_threshold']} on, "
+            f"verified: {settings['verify']}; the evidence is in similar_pairs.jsonl",
+        ),
+    )

@@ -32,7 +32,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` in one step."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # names that are not Unicode come out as \udcXX, which JSON reads back
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -52,7 +53,7 @@ def sha256_file(path: str | Path) -> str:
 def hash_json(value: Any) -> str:
     """The SHA-256 of a JSON value, in hex, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def safe_name(text: str, max_length: int = 60) -> str:

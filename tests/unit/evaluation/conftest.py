@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-WORDS = "a calm song with piano drums guitar fast rock jazz loud quiet the and".split()
+WORDS = ("a", "calm", "song", "with", "piano", "drums", "guitar", "fast", "rock", "jazz", "quiet", "and")
 CLAP_RATE = 16000
 
 
