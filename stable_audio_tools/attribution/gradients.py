@@ -1,4 +1,4 @@
-"""Per-sample gradients of a network, without ever making them: :class:`HookedGradients`; and the dense reference.
+"""Per-sample gradients of a network: :class:`HookedGradients` never makes them whole, :class:`DenseGradients` does.
 
 Both are called with a batch and a list of measured passes, and return one feature row per sample (B, D):
 the sum over the passes of that sample's projected gradient.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stable_audio_tools.attribution.layers import SKETCHES, LayerSketch
 from stable_audio_tools.attribution.projection import BlockProjection
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.runtime.progress import warn
 
 
 class Batch(Protocol):
@@ -83,6 +84,9 @@ class HookedGradients:
             layer.name: slice(end - layer.dim, end) for layer, end in zip(self.layers, ends, strict=True)
         }
         self.dim: int = ends[-1]
+        self._explicit = param_regex is not None
+        self._called: set[str] = set()
+        self._reported = False
 
     def __call__(self, batch: B, passes: Sequence[MeasuredPass[B]]) -> Tensor:
         device = next(self.network.parameters()).device
@@ -102,16 +106,30 @@ class HookedGradients:
             finally:
                 for handle in handles:
                     handle.remove()
+        self._report_silent_layers()
         return features
 
-    @staticmethod
-    def _forward_hook(layer: LayerSketch, target: Tensor) -> Callable[..., None]:
+    def _report_silent_layers(self) -> None:
+        """Layers that were never called: unused, or their weight is read past the module, where no hook sees it."""
+        if self._reported:
+            return
+        self._reported = True
+        silent = [layer.name for layer in self.layers if layer.name not in self._called]
+        if not silent:
+            return
+        text = f"{len(silent)} selected layers are never called, so hooks see nothing of them: {', '.join(silent[:5])}"
+        if self._explicit:
+            raise UsageError(f"{text}; narrow param_regex or use the dense mode")
+        warn(f"{text}; their features are zero")
+
+    def _forward_hook(self, layer: LayerSketch, target: Tensor) -> Callable[..., None]:
         def forward_hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if output.shape[0] != target.shape[0]:
                 raise UsageError(
                     f"layer {layer.name} sees {output.shape[0]} rows for {target.shape[0]} samples, so its gradient"
                     " cannot be told apart by sample; leave it out with param_regex"
                 )
+            self._called.add(layer.name)
             with torch.no_grad():
                 captured = layer.capture(args[0].detach())
 

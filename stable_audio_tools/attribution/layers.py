@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.attribution.projection import side_projection
+from stable_audio_tools.nn import norms
 
 
 class LayerSketch(ABC):
@@ -175,10 +176,10 @@ class EmbeddingSketch(_MatrixSketch):
         return _positions(gradient) @ matrix.to(gradient.dtype)
 
 
-class LayerNormSketch(LayerSketch):
-    """Gain and bias of ``nn.LayerNorm`` over the last axis; both vectors are projected to rank^2 numbers."""
+class NormSketch(LayerSketch):
+    """Gain and bias of a norm over the last axis; each vector is projected to rank^2 numbers."""
 
-    gain, bias = "weight", "bias"
+    gain = "gamma"
 
     def __init__(
         self, name: str, module: nn.Module, parameters: frozenset[str], rank: int, seed: int
@@ -187,14 +188,9 @@ class LayerNormSketch(LayerSketch):
         sizes = [(side, getattr(module, side).numel()) for side in sorted(parameters)]
         self.dim = sum(self._add_projection(side, size, rank**2) for side, size in sizes)
 
-    @classmethod
-    def refusal(cls, module: nn.Module) -> str | None:
-        parameter = getattr(module, cls.gain)
-        return None if parameter.ndim == 1 else "normalises more than the last axis"
-
+    @abstractmethod
     def normalize(self, inputs: Tensor) -> Tensor:
-        """The module's output before gain and bias."""
-        return F.layer_norm(inputs.float(), inputs.shape[-1:], eps=self.module.eps)
+        """The module's output before gain and bias, (B, ..., D) float32."""
 
     def capture(self, inputs: Tensor) -> Tensor:
         if self.gain not in self.parameters:  # the gradient of the bias needs no inputs
@@ -210,6 +206,35 @@ class LayerNormSketch(LayerSketch):
         return torch.cat(parts, dim=1)
 
 
+class LayerNormSketch(NormSketch):
+    """``nn.norms.LayerNorm``: ``gamma`` and, where it is learned, ``beta``."""
+
+    module: norms.LayerNorm
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        return F.layer_norm(inputs.float(), inputs.shape[-1:], eps=self.module.eps)
+
+
+class TorchLayerNormSketch(LayerNormSketch):
+    """``torch.nn.LayerNorm`` over the last axis."""
+
+    gain = "weight"
+
+    @classmethod
+    def refusal(cls, module: nn.Module) -> str | None:
+        shape = getattr(module, "normalized_shape", ())
+        return None if len(shape) == 1 else f"normalized_shape {tuple(shape)} (only the last axis is handled)"
+
+
+class RMSNormSketch(NormSketch):
+    """``nn.norms.RMSNorm``."""
+
+    module: norms.RMSNorm
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        return F.rms_norm(inputs.float(), inputs.shape[-1:], eps=self.module.eps)
+
+
 def _positions(values: Tensor) -> Tensor:
     """(B, ..., D) as (B, S, D), and (B, D) as one position."""
     return values.flatten(1, -2) if values.ndim > 2 else values[:, None]
@@ -219,6 +244,8 @@ SKETCHES: dict[type[nn.Module], type[LayerSketch]] = {
     nn.Linear: LinearSketch,
     nn.Conv1d: Conv1dSketch,
     nn.Embedding: EmbeddingSketch,
-    nn.LayerNorm: LayerNormSketch,
+    nn.LayerNorm: TorchLayerNormSketch,
+    norms.LayerNorm: LayerNormSketch,
+    norms.RMSNorm: RMSNormSketch,
 }
 """What handles a module of exactly this class."""

@@ -1,0 +1,246 @@
+"""A feature store: a folder with one row of numbers per track, that can be killed and continued.
+
+::
+
+    meta.json       what the rows are and what they were made from; written last, so a folder without it is no store
+    features.npy    (N, D) float32 or float16, memory-mapped
+    scales.npy      (N,) float32; a row is features * scale (1 for float32, the row's largest value for float16)
+    latents.npy     (N, E) float32: mean and deviation of the latents over time, for the similarity baseline
+    done.npy        (N,) uint8: 1 where the row is whole
+    tracks.jsonl    what each row is: sample_id, path, prompt, artist, album, title, ...
+
+Rows are flushed to disk before they are marked done, so a kill at any moment costs at most the batch in work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stable_audio_tools.errors import DataError, StoreError
+from stable_audio_tools.runtime.files import atomic_path, write_json, write_text
+
+FORMAT = "stable-audio-tools/features@1"
+
+Stamp = Mapping[str, Any]
+"""What rows were made from: hashes and settings by name. Stores with different stamps never mix."""
+
+SHARED_STAMPS = ("model_config", "checkpoint", "adapter", "settings")
+"""What two stores must have in common for their rows to be compared."""
+
+
+class FeatureStore:
+    """Rows of features on disk. Use :meth:`create` to make or continue one and :meth:`open` to read one."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any], mode: str) -> None:
+        self.folder = folder
+        self.meta = meta
+        self._features = np.load(folder / "features.npy", mmap_mode=mode)
+        self._scales = np.load(folder / "scales.npy", mmap_mode=mode)
+        self._latents = np.load(folder / "latents.npy", mmap_mode=mode)
+        self._done = np.load(folder / "done.npy", mmap_mode=mode)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        sample_ids: Sequence[str],
+        dim: int,
+        latent_dim: int,
+        stamp: Stamp,
+        dtype: str = "float32",
+        info: Mapping[str, Any] | None = None,
+    ) -> FeatureStore:
+        """Make the store, or continue the one that is there.
+
+        Args:
+            sample_ids: one per row, in row order.
+            dim: numbers per row.
+            latent_dim: numbers per row of ``latents.npy``.
+            stamp: what the rows are made from.
+            dtype: ``float32`` or ``float16``.
+            info: more for ``meta.json`` that is not compared.
+
+        Raises:
+            StoreError: there is a store in ``folder`` that was made from something else; the message names what.
+        """
+        folder = Path(folder)
+        rows = {"count": len(sample_ids), "dim": dim, "latent_dim": latent_dim, "dtype": dtype}
+        if (folder / "meta.json").exists():
+            meta = _read_meta(folder)
+            _compare(folder, meta, {**stamp, "rows": rows}, {**meta["stamp"], "rows": meta["rows"]}, "continued")
+            return cls(folder, meta, "r+")
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder}: is a file; expected a folder for the feature store")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, shape, kind in (
+            ("features", (len(sample_ids), dim), dtype),
+            ("scales", (len(sample_ids),), "float32"),
+            ("latents", (len(sample_ids), latent_dim), "float32"),
+            ("done", (len(sample_ids),), "uint8"),
+        ):
+            np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.dtype(kind), shape=shape).flush()
+        (folder / "tracks.jsonl").unlink(missing_ok=True)
+        meta = {"format": FORMAT, "stamp": dict(stamp), "rows": rows, **(info or {}), "sample_ids": list(sample_ids)}
+        write_json(folder / "meta.json", meta)
+        return cls(folder, meta, "r+")
+
+    @classmethod
+    def open(cls, folder: str | Path) -> FeatureStore:
+        """Read a finished store.
+
+        Raises:
+            StoreError: there is none, or rows are missing.
+        """
+        folder = Path(folder)
+        store = cls(folder, _read_meta(folder), "r")
+        missing = store.missing()
+        if missing:
+            raise StoreError(
+                f"{folder}: {len(missing)} of {len(store)} rows are missing, the first is"
+                f" {store.sample_ids[missing[0]]}; run the extraction again, it continues where it stopped"
+            )
+        return store
+
+    def __len__(self) -> int:
+        return int(self.meta["rows"]["count"])
+
+    @property
+    def dim(self) -> int:
+        """Numbers per row."""
+        return int(self.meta["rows"]["dim"])
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """What each row is, by id."""
+        return list(self.meta["sample_ids"])
+
+    def missing(self) -> list[int]:
+        """Rows that are not done."""
+        return np.flatnonzero(np.asarray(self._done) == 0).tolist()
+
+    def write(
+        self, rows: Sequence[int], features: Tensor, latents: Tensor, records: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write whole rows: features (len(rows), D), latent statistics (len(rows), E) and what the rows are.
+
+        Raises:
+            DataError: a row holds NaN or infinity; nothing of the batch is written.
+        """
+        values = features.detach().to("cpu", torch.float32).numpy()
+        for row, row_values in zip(rows, values, strict=True):
+            if not np.isfinite(row_values).all():
+                raise DataError(
+                    f"{self.sample_ids[row]}: its gradient is not finite; check the audio file and the checkpoint,"
+                    " or extract in float32"
+                )
+        scales = np.ones(len(values), np.float32)
+        if self._features.dtype == np.float16:  # squared norms of whole models overflow it, small layers underflow
+            scales = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
+        index = list(rows)
+        self._features[index] = values / scales[:, None]
+        self._scales[index] = scales
+        self._latents[index] = latents.detach().to("cpu", torch.float32).numpy()
+        for array in (self._features, self._scales, self._latents):
+            array.flush()
+        with open(self.folder / "tracks.jsonl", "a", encoding="utf-8") as stream:
+            for row, record in zip(rows, records, strict=True):
+                # The newline comes first: a line cut off by a kill cannot run into the next one.
+                stream.write("\n" + json.dumps({"row": row, **record}, ensure_ascii=False, default=str))
+        self._done[index] = 1
+        self._done.flush()
+
+    def finish(self) -> None:
+        """Put ``tracks.jsonl`` in row order, once all rows are done, so that it is the same however often it was cut."""
+        lines = [json.dumps(record, ensure_ascii=False, default=str) for record in self.records()]
+        write_text(self.folder / "tracks.jsonl", "\n".join(lines) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """What each row is, in row order."""
+        found: dict[int, dict[str, Any]] = {}
+        path = self.folder / "tracks.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                record = json.loads(line)
+                found[record["row"]] = record
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # empty, or cut off by a kill; its row was not marked done and has been written again
+        return [found.get(row, {"row": row, "sample_id": self.sample_ids[row]}) for row in range(len(self))]
+
+    def features(self, columns: slice = slice(None)) -> Tensor:
+        """Columns of all rows, (N, d) float64."""
+        values = np.asarray(self._features[:, columns], dtype=np.float64)
+        return torch.from_numpy(values * np.asarray(self._scales, dtype=np.float64)[:, None])
+
+    def latents(self) -> Tensor:
+        """Mean and standard deviation of each row's latents over time, (N, E) float64."""
+        return torch.from_numpy(np.asarray(self._latents, dtype=np.float64))
+
+    def require_comparable(self, other: FeatureStore) -> None:
+        """Check that rows of both stores were made by the same model in the same way.
+
+        Raises:
+            StoreError: they were not; the message names what differs.
+        """
+        mine = {name: self.meta["stamp"].get(name) for name in SHARED_STAMPS}
+        theirs = {name: other.meta["stamp"].get(name) for name in SHARED_STAMPS}
+        _compare(other.folder, other.meta, mine, theirs, f"scored against {self.folder}")
+
+    def export(self, path: str | Path) -> Path:
+        """Write the rows as one ``.npy`` with ``.ids.txt`` and ``.meta.json`` beside it, the files of older scripts."""
+        path = Path(path).with_suffix(".npy")
+        with atomic_path(path) as temporary:
+            rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(self), self.dim))
+            for row in range(len(self)):
+                rows[row] = np.asarray(self._features[row], np.float32) * self._scales[row]
+            rows.flush()
+        write_text(path.with_suffix(".ids.txt"), "\n".join(self.sample_ids) + "\n")
+        write_json(path.with_suffix(".meta.json"), {key: self.meta[key] for key in self.meta if key != "sample_ids"})
+        return path
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder}: no feature store here ({path.name} is missing); extract features first") from error
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}: not valid JSON; delete the folder and extract again") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise StoreError(f"{path}: not a feature store of this version; expected format {FORMAT!r}")
+    return meta
+
+
+def _compare(folder: Path, meta: dict[str, Any], wanted: Stamp, found: Stamp, verb: str) -> None:
+    differences = list(_differences(wanted, found))
+    if differences:
+        name, ours, theirs = differences[0]
+        more = "".join(f", {other[0]}" for other in differences[1:])
+        raise StoreError(
+            f"{folder}: cannot be {verb}: {name} differs (the store has {_short(theirs)}, this run {_short(ours)}){more}"
+            f"{' differ too' if more else ''}; use another folder, or the same {name}"
+        )
+
+
+def _differences(wanted: Stamp, found: Stamp, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    differences: list[tuple[str, Any, Any]] = []
+    for name in dict.fromkeys([*wanted, *found]):
+        ours, theirs = wanted.get(name), found.get(name)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            differences += _differences(ours, theirs, f"{prefix}{name}.")
+        elif ours != theirs:
+            differences.append((prefix + name, ours, theirs))
+    return differences
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:12] + "..."
