@@ -25,9 +25,10 @@ Batch = tuple[Tensor, tuple[Info, ...]]
 class KeyedBatchSampler(Sampler[list[SampleKey]]):
     """Batches of sample keys for one rank.
 
-    The order of an epoch is drawn from ``(seed, epoch)``. Batch ``b`` of all ranks together is one slice of it,
-    and each rank takes its part: with the same number of samples in all, a run sees the same data on any number
-    of GPUs. ``start_batch`` batches are skipped without being decoded, which is all a resumed run needs.
+    The order of an epoch is drawn from ``(seed, epoch)``. Batch ``b`` of all ranks together is one slice of
+    it, and each rank takes its part: with the same number of samples in all, a run sees the same data on
+    any number of GPUs. ``start_batch`` batches are skipped without being decoded, which is all a resumed
+    run needs.
 
     Args:
         num_tracks: length of the index.
@@ -36,9 +37,10 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         seed: of the order.
         rank: which part of each batch to take.
         world_size: how many parts there are.
-        drop_last: leave out the tracks at the end of an epoch that do not fill a batch of all ranks. Otherwise
-            the last batch is shorter; with several ranks, which must stay in step, the first tracks of the epoch
-            fill up what is missing to give each rank equally many.
+        drop_last: leave out the tracks at the end of an epoch that do not fill a batch of all ranks.
+        Otherwise
+            the last batch is shorter; with several ranks, which must stay in step, the first tracks of the
+            epoch fill up what is missing to give each rank equally many.
         start_batch: how many batches to skip, counted from the first of epoch 0.
         infinite: go on with the next epoch; otherwise each iteration is one epoch, the next one each time.
 
@@ -69,7 +71,7 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
             ranks = f" x {world_size} GPUs" if world_size > 1 else ""
             raise DataError(
                 f"the dataset has {num_tracks} tracks, too few for one batch of {together}"
-                f" (batch size {batch_size}{ranks}); lower --batch-size, add tracks, or set drop_last to false"
+                f" (batch size {batch_size}{ranks}); lower --batch-size, add tracks, or turn drop_last off"
             )
         self.num_tracks = num_tracks
         self.batch_size = batch_size
@@ -175,9 +177,9 @@ def create_dataloader_from_config(
 ) -> AudioLoader:
     """A loader of crops from the recordings that ``dataset_config`` names.
 
-    Batches are ``(audio, infos)``: float32 ``(B, C, sample_size)`` at ``sample_rate`` Hz and a tuple of B dicts,
-    see :class:`~stable_audio_tools.data.local.LocalDataset`. They depend on the seed and the batch number only,
-    not on workers, restarts or the order of reading.
+    Batches are ``(audio, infos)``: float32 ``(B, C, sample_size)`` at ``sample_rate`` Hz and a tuple of B
+    dicts, see :class:`~stable_audio_tools.data.local.LocalDataset`. They depend on the seed and the batch
+    number only, not on workers, restarts or the order of reading.
 
     Args:
         dataset_config: the config, or its JSON value.

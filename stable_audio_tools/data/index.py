@@ -30,7 +30,10 @@ _UNSUPPORTED_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Track:
-    """One recording. ``relpath`` is a POSIX path from ``root``, ``sample_id`` is ``<dataset_id>/<relpath>``."""
+    """One recording.
+
+    ``relpath`` is a POSIX path from ``root``; ``sample_id`` is ``<dataset_id>/<relpath>``.
+    """
 
     index: int
     sample_id: str
@@ -57,7 +60,7 @@ class TrackIndex(Sequence[Track]):
     def from_config(
         cls, config: DatasetConfig, *, base_dir: Path | None = None, apply_excludes: bool = True
     ) -> TrackIndex:
-        """List the tracks of ``config``. Relative paths are looked up in the working folder, then ``base_dir``.
+        """List the tracks of ``config``; relative paths are looked up here, then in ``base_dir``.
 
         An exclude list that does not exist yet is a warning that names the command which makes it.
 
@@ -73,9 +76,7 @@ class TrackIndex(Sequence[Track]):
         if unsupported:
             names = ", ".join(str(path) for path in unsupported[:3])
             more = ", ..." if len(unsupported) > 3 else ""
-            warn(
-                f"{len(unsupported)} files are of a format that cannot be decoded and are left out: {names}{more}"
-            )
+            warn(f"{len(unsupported)} files are left out, their format cannot be decoded: {names}{more}")
         kept = tracks
         if apply_excludes and config.exclude_paths_file is not None:
             kept = _without_excluded(tracks, config.exclude_paths_file, base_dir)
@@ -209,9 +210,7 @@ def _without_excluded(tracks: list[Track], name: str, base_dir: Path | None) -> 
     out = {(root, relative) for root in roots for line in lines if (relative := normalise_path(line, root))}
     kept = [track for track in tracks if (track.root, track.relpath) not in out]
     if lines and len(kept) == len(tracks):
-        warn(
-            f"none of the {len(lines)} lines of {path} names a track of this dataset, the first is {lines[0]!r}"
-        )
+        warn(f"none of the {len(lines)} lines of {path} names a track here, the first is {lines[0]!r}")
     return kept
 
 

@@ -35,13 +35,14 @@ class LocalDataset(Dataset[tuple[Tensor, Info]]):
 
     Each sample is ``(audio, info)``: audio float32 ``(C, sample_size)`` and a dict with ``index``,
     ``sample_id``, ``path``, ``relpath``, ``dataset_id``, ``seconds_start`` (whole seconds before the crop),
-    ``seconds_total`` (whole seconds of the recording, rounded up), ``offset_seconds`` and ``duration_seconds``
-    (the same, exact), ``sample_rate``, ``padding_mask`` (``(sample_size,)``, 1 is audio), ``timestamps`` (start
-    and end of the crop as shares of the recording), and whatever the metadata function returns. Two of its keys
-    are orders: ``__audio__`` replaces the audio, ``__reject__`` asks for another track.
+    ``seconds_total`` (whole seconds of the recording, rounded up), ``offset_seconds`` and
+    ``duration_seconds`` (the same, exact), ``sample_rate``, ``padding_mask`` (``(sample_size,)``, 1 is
+    audio), ``timestamps`` (start and end of the crop as shares of the recording), and whatever the metadata
+    function returns. Two of its keys are orders: ``__audio__`` replaces the audio, ``__reject__`` asks for
+    another track.
 
-    A track that is rejected, or unreadable under ``on_error="skip"``, is replaced by the next one that is not,
-    and ``info["replaced"]`` is the ``sample_id`` of the track that was asked for.
+    A track that is rejected, or unreadable under ``on_error="skip"``, is replaced by the next one that is
+    not, and ``info["replaced"]`` is the ``sample_id`` of the track that was asked for.
 
     Args:
         index: the tracks.
