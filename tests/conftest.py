@@ -15,10 +15,10 @@ SHARED = Path(__file__).parents[1] / "../shared"
 TINY_SAMPLE_RATE = 16000
 TINY_SAMPLE_SIZE = 8192
 
-_WORDS = """
-a bass beat bell calm drum drums electronic energetic fast folk for genre guitar happy instrument jazz loud mood
-music of orchestra piano pop quiet relaxing rock sad slow song synth techno the voice with
-""".split()
+_VOCABULARY = (
+    "a bass beat bell calm drum drums electronic energetic fast folk for genre guitar happy instrument jazz loud mood"
+    " music of orchestra piano pop quiet relaxing rock sad slow song synth techno the voice with"
+)
 
 _TRACKS = [  # track id, artist, album, base frequency in Hz, tags
     (1000101, 900001, 800001, 110.0, ("genre---rock", "instrument---guitar", "mood/theme---energetic")),
@@ -39,7 +39,7 @@ def tiny_t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
     folder = tmp_path_factory.mktemp("tiny-t5")
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *_WORDS])}
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *_VOCABULARY.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -145,7 +145,7 @@ def tiny_diffusion_config(_tiny_diffusion_config: dict[str, Any]) -> dict[str, A
 
 @pytest.fixture(scope="session")
 def tiny_audio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight synthesised stereo wavs of 1 to 1.7 s at 16 kHz, in MTG-Jamendo layout: ``audio/`` and both tables."""
+    """Eight synthesised stereo wavs, 1 to 1.7 s at 16 kHz, in MTG-Jamendo layout: ``audio/`` and tables."""
     import soundfile
 
     root = tmp_path_factory.mktemp("tiny-jamendo")

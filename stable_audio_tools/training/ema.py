@@ -12,10 +12,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class EMA(nn.Module):
-    """Exponential moving average of a module's parameters (Karras et al. 2024, section 3, of constant form).
+    """Exponential moving average of a module's parameters (after Polyak and Juditsky 1992).
 
-    The decay at update ``s`` is ``1 - (1 + s)^-power``, capped at ``beta``, so that the average forgets a random
-    start; update 0 copies. Buffers are copied. State keys: ``ema_model.*``, ``initted``, ``step``.
+    The decay at update ``s`` is ``1 - (1 + s)^-power``, capped at ``beta``, so that the average soon forgets
+    where it started; update 0 copies. Buffers are copied. State keys: ``ema_model.*``, ``initted``, ``step``.
     """
 
     initted: Tensor

@@ -56,7 +56,7 @@ class InverseLR(LRScheduler):
 
 
 def _fused_adam(parameters: Iterable[nn.Parameter], **config: Any) -> Optimizer:
-    """DeepSpeed's FusedAdam by torch's own fused kernel; its ``adam_w_mode`` (on unless said) picks the weight decay."""
+    """DeepSpeed's FusedAdam by torch's fused kernel; ``adam_w_mode``, on by default, decouples weight decay."""
     decoupled = config.pop("adam_w_mode", True)
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     return kind(parameters, fused=True, **config)
@@ -104,7 +104,7 @@ def build_scheduler(config: SchedulerConfig, optimizer: Optimizer) -> LRSchedule
     maker = _find(config.type, SCHEDULERS, torch.optim.lr_scheduler, LRScheduler, where)
     if maker is ReduceLROnPlateau:
         raise ConfigError(
-            f"{where}.type: ReduceLROnPlateau waits for a metric; use a schedule of the step, such as InverseLR"
+            f"{where}.type: ReduceLROnPlateau waits for a metric; use a schedule of steps, such as InverseLR"
         )
     try:
         return maker(optimizer, **config.config)

@@ -6,7 +6,7 @@ import configparser
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ _LEAST = {
     "gradient_clip_val": 0,
 }
 
+_RUN, _START, _COMPUTE = "The run", "Where to start from", "Compute"
+
+
+def _flag(default: Any, text: str, panel: str | None = None) -> Any:
+    """A field that is also a command-line flag, with the help it shows there."""
+    return field(default=default, metadata={"help": text, "panel": panel})
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -39,50 +46,47 @@ class TrainSettings:
         UsageError: a value is out of range; the message names the flag.
     """
 
-    model_config: str = ""
-    dataset_config: str = ""
-    val_dataset_config: str | None = None
-    pretrained_ckpt_path: str | None = None
-    pretransform_ckpt_path: str | None = None
-    lora_ckpt_path: str | None = None
-    ckpt_path: str | None = None
-    """A training checkpoint to continue exactly."""
-    recover: bool = False
-    """Continue the newest run of this name in its own folder."""
-    remove_pretransform_weight_norm: str | None = None
-    name: str = "stable_audio_tools"
-    save_dir: str = "runs"
-    seed: int = 42
-    max_steps: int = -1
-    logger: str = "csv"
-    log_every: int = 50
-    val_every: int = 1000
-    checkpoint_every: int = 10_000
-    save_top_k: int = -1
-    """How many of the newest checkpoints to keep; -1 keeps all."""
-    batch_size: int = 8
-    accum_batches: int = 1
-    num_workers: int = 4
-    precision: str = "16-mixed"
-    num_gpus: int = 1
-    num_nodes: int = 1
-    strategy: str | None = None
-    gradient_clip_val: float = 0.0
-    device: str = "auto"
+    model_config: str = _flag("", "Model config (JSON).")
+    dataset_config: str = _flag("", "Dataset config (JSON).")
+    val_dataset_config: str | None = _flag(None, "Dataset config for validation.")
+    pretrained_ckpt_path: str | None = _flag(None, "Unwrapped checkpoint to start from.", _START)
+    pretransform_ckpt_path: str | None = _flag(None, "Checkpoint to take the VAE from.", _START)
+    lora_ckpt_path: str | None = _flag(None, "Adapter folder to start from.", _START)
+    ckpt_path: str | None = _flag(None, "Training checkpoint to continue exactly.", _START)
+    recover: bool = _flag(False, "Continue the newest run of this name in its own folder.", _START)
+    remove_pretransform_weight_norm: str | None = _flag(
+        None, "Fuse the VAE's weight norm before or after loading it: pre_load or post_load.", _START
+    )
+    name: str = _flag("stable_audio_tools", "Name of the run.", _RUN)
+    save_dir: str = _flag("runs", "Folder that holds <name>/<run_id>.", _RUN)
+    seed: int = _flag(42, "Seed of every draw.", _RUN)
+    max_steps: int = _flag(-1, "Stop after this many optimizer steps; -1 goes on.", _RUN)
+    logger: str = _flag("csv", f"Where numbers go: {', '.join(LOGGERS)}.", _RUN)
+    log_every: int = _flag(50, "Steps between logged values.", _RUN)
+    val_every: int = _flag(1000, "Steps between validations.", _RUN)
+    checkpoint_every: int = _flag(10_000, "Steps between checkpoints.", _RUN)
+    save_top_k: int = _flag(-1, "How many of the newest checkpoints to keep; -1 keeps all.", _RUN)
+    batch_size: int = _flag(8, "Crops per batch and device.", _COMPUTE)
+    accum_batches: int = _flag(1, "Batches per optimizer step.", _COMPUTE)
+    num_workers: int = _flag(4, "Loader processes.", _COMPUTE)
+    precision: str = _flag("16-mixed", f"One of {', '.join(PRECISIONS)}.", _COMPUTE)
+    num_gpus: int = _flag(1, "GPUs per node; 0 computes on the CPU.", _COMPUTE)
+    num_nodes: int = _flag(1, "Nodes.", _COMPUTE)
+    strategy: str | None = _flag(None, "ddp, fsdp, deepspeed or another of Lightning's.", _COMPUTE)
+    gradient_clip_val: float = _flag(0.0, "Largest norm of the gradient; 0 does not clip.", _COMPUTE)
+    device: str = _flag("auto", "auto, cpu, cuda or mps.", _COMPUTE)
 
     def __post_init__(self) -> None:
         for key in ("model_config", "dataset_config"):
             if not getattr(self, key):
-                raise UsageError(
-                    f"{_flag(key)}: not given; name the JSON file, on the command line or in {DEFAULTS_FILE}"
-                )
+                raise UsageError(f"{_spelled(key)}: not given; name the JSON file here or in {DEFAULTS_FILE}")
         for key, least in _LEAST.items():
             if getattr(self, key) < least:
-                raise UsageError(f"{_flag(key)}: expected {least} or more, found {getattr(self, key)}")
+                raise UsageError(f"{_spelled(key)}: expected {least} or more, found {getattr(self, key)}")
         for key in ("max_steps", "save_top_k"):
             if getattr(self, key) < 1 and getattr(self, key) != -1:
                 raise UsageError(
-                    f"{_flag(key)}: expected 1 or more, or -1 for no limit, found {getattr(self, key)}"
+                    f"{_spelled(key)}: expected 1 or more, or -1 for no limit, found {getattr(self, key)}"
                 )
         object.__setattr__(self, "precision", _PRECISION_ALIASES.get(self.precision, self.precision))
         _check_choice("precision", self.precision, PRECISIONS)
@@ -97,7 +101,7 @@ class TrainSettings:
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any], config_file: str | Path | None = None) -> TrainSettings:
-        """The settings for ``flags`` (None means not given), then ``config_file``, then the built-in defaults.
+        """The settings of ``flags`` (None is not given), then of ``config_file``, then the built-in defaults.
 
         Raises:
             UsageError: a flag is unknown or out of range, or ``config_file`` was named and does not exist.
@@ -121,7 +125,7 @@ def load_defaults(config_file: str | Path | None = None) -> dict[str, Any]:
 
     Raises:
         UsageError: the file was named and does not exist.
-        ConfigError: it is not an ini file, a key is unknown (the nearest is named), or a value is of the wrong kind.
+        ConfigError: it is not an ini file, a key is unknown (the nearest is named), or a value of another kind.
     """
     path = Path(config_file or DEFAULTS_FILE)
     if not path.is_file():
@@ -151,11 +155,11 @@ def _types() -> dict[str, type]:
     """The type of each setting by name, without its ``| None``."""
     hints = typing.get_type_hints(TrainSettings)
     plain: dict[str, type] = {}
-    for field in fields(TrainSettings):
-        hint = hints[field.name]
+    for entry in fields(TrainSettings):
+        hint = hints[entry.name]
         if isinstance(hint, types.UnionType):
             hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        plain[field.name] = hint
+        plain[entry.name] = hint
     return plain
 
 
@@ -171,7 +175,7 @@ def _parse(text: str, kind: type, where: str) -> Any:
         raise ConfigError(f"{where}: expected {kind.__name__}, found {text!r}") from error
 
 
-def _flag(key: str) -> str:
+def _spelled(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
@@ -182,4 +186,4 @@ def _hint(key: str) -> str:
 
 def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"{_flag(key)}: unknown value {value!r}; known: {', '.join(known)}")
+        raise UsageError(f"{_spelled(key)}: unknown value {value!r}; known: {', '.join(known)}")

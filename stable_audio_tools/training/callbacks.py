@@ -1,0 +1,141 @@
+"""What happens around the steps of a run: numbers are logged, progress shown, a bad batch written down."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from stable_audio_tools.runtime.files import write_json
+from stable_audio_tools.runtime.progress import console, say
+from stable_audio_tools.training.checkpoints import CheckpointKeeper
+from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+
+
+class StepCallback(pl.Callback):
+    """A callback that acts once per optimizer step, whatever the accumulation."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Pass on the batches that completed a step."""
+        assert isinstance(pl_module, DiffusionCondTrainer)
+        if pl_module.micro_batch == 0:
+            self.on_step(trainer, pl_module, pl_module.steps_done)
+
+    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+        """Act on step ``step``, counted from 1 over all resumes."""
+
+
+class MetricsLog(StepCallback):
+    """Sends the module's numbers to every logger each ``every`` steps, and after validation.
+
+    The validation loss also decides what ``keeper`` keeps as the best checkpoint.
+    """
+
+    def __init__(self, every: int, keeper: CheckpointKeeper) -> None:
+        self.every = every
+        self.keeper = keeper
+        self.latest: dict[str, float] = {}
+
+    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+        """Log the steps since the last time."""
+        if step % self.every == 0:
+            self._log(trainer, module.take_metrics(), step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the validation loss and offer the checkpoint."""
+        assert isinstance(pl_module, DiffusionCondTrainer)
+        metrics = pl_module.take_validation()
+        if metrics:
+            self._log(trainer, metrics, pl_module.steps_done)
+            say(f"step {pl_module.steps_done}: validation loss {metrics['val/loss']:.4f}")
+            self.keeper.offer_best(trainer, pl_module, metrics["val/loss"])
+
+    def _log(self, trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
+        self.latest.update(metrics)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step)
+
+
+class StepProgress(StepCallback):
+    """Step, loss, rate and time left: a live bar in a terminal, elsewhere a line when the loss is logged."""
+
+    def __init__(self, metrics: MetricsLog, max_steps: int) -> None:
+        self.metrics = metrics
+        self.max_steps = max_steps
+        self._bar: Progress | None = None
+        self._first_step = 0
+        self._started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, and the bar where there is a terminal."""
+        assert isinstance(pl_module, DiffusionCondTrainer)
+        self._first_step, self._started = pl_module.steps_done, time.monotonic()
+        if trainer.is_global_zero and console.is_terminal:
+            total = self.max_steps if self.max_steps > 0 else None
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(*columns, console=console)
+            self._bar.add_task("", total=total, completed=self._first_step)
+            self._bar.start()
+
+    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+        """Show how far it is."""
+        if not trainer.is_global_zero:
+            return
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=self._line(step))
+        elif step % self.metrics.every == 0 or step == self.max_steps:
+            say(f"step {self._line(step)}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back before the error is shown."""
+        self._stop()
+
+    def _line(self, step: int) -> str:
+        elapsed = time.monotonic() - self._started
+        rate = (step - self._first_step) / elapsed if elapsed > 0 else 0.0
+        total = f"/{self.max_steps}" if self.max_steps > 0 else ""
+        loss = self.metrics.latest.get("train/loss")
+        parts = [f"{step}{total}", "loss -" if loss is None else f"loss {loss:.4f}", f"{rate:.2f} steps/s"]
+        if self.max_steps > 0 and rate > 0:
+            parts.append(f"{_duration((self.max_steps - step) / rate)} left")
+        return "  ".join(parts)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class BadBatchReport(pl.Callback):
+    """Writes ``nan_batch.json`` into the run folder when a loss was not finite."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.path = run_folder / "nan_batch.json"
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write down the batch that failed."""
+        assert isinstance(pl_module, DiffusionCondTrainer)
+        if pl_module.bad_batch is not None:
+            write_json(self.path, pl_module.bad_batch)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

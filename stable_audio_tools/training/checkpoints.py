@@ -1,0 +1,137 @@
+"""Checkpoints of a run: written in one step, kept by a rule, found again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from stable_audio_tools.errors import CheckpointError
+from stable_audio_tools.models.adapters.lora import save_adapter
+from stable_audio_tools.runtime.files import atomic_path, write_json
+from stable_audio_tools.schema.reader import read_json
+from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+
+_NAME = re.compile(r"step=(\d+)\.ckpt")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under another name, then renames it: a kill leaves the old one or the new one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class CheckpointKeeper(pl.Callback):
+    """Saves ``step=<n>.ckpt`` every so many steps, at the end and on SIGTERM; ``best.ckpt`` by validation.
+
+    A LoRA run also gets a PEFT folder of the same name, ``.adapter``, beside each checkpoint.
+
+    Args:
+        folder: where checkpoints go.
+        every: optimizer steps between checkpoints.
+        keep: how many of the newest to keep; -1 keeps all. ``best.ckpt`` is always kept.
+        base: name and SHA-256 of the checkpoint that adapters are trained on.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int = -1, base: tuple[str, str] | None = None) -> None:
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+        self.base = base
+        self.best_loss = float("inf")
+        self._saved_step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Clear away what a killed writer left, and recall the best loss of a run that goes on."""
+        self._saved_step = _trainer(pl_module).steps_done
+        record = self.folder / "best.json"
+        if record.is_file():
+            self.best_loss = read_json(record)["val_loss"]
+        if trainer.is_global_zero:
+            for leftover in self.folder.glob(".tmp-*"):
+                leftover.unlink()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Save where a step was completed and it is time."""
+        module = _trainer(pl_module)
+        if module.micro_batch == 0 and (module.steps_done % self.every == 0 or trainer.received_sigterm):
+            self._save_step(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last step, if it is not saved yet."""
+        module = _trainer(pl_module)
+        if module.micro_batch == 0 and module.steps_done != self._saved_step:
+            self._save_step(trainer, module)
+
+    def offer_best(self, trainer: pl.Trainer, module: DiffusionCondTrainer, loss: float) -> None:
+        """Save ``best.ckpt`` if ``loss`` is the lowest so far; ``best.json`` says whose it is."""
+        if loss >= self.best_loss:
+            return
+        self.best_loss = loss
+        self._write(trainer, module, self.folder / "best.ckpt")
+        if trainer.is_global_zero:
+            write_json(self.folder / "best.json", {"step": module.steps_done, "val_loss": loss})
+
+    def _save_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer) -> None:
+        self._write(trainer, module, self.folder / f"step={module.steps_done:08d}.ckpt")
+        self._saved_step = module.steps_done
+        if self.keep > 0 and trainer.is_global_zero:
+            for old in step_checkpoints(self.folder)[: -self.keep]:
+                old.unlink()
+                shutil.rmtree(old.with_suffix(".adapter"), ignore_errors=True)
+
+    def _write(self, trainer: pl.Trainer, module: DiffusionCondTrainer, path: Path) -> None:
+        trainer.save_checkpoint(path)
+        if module.lora and trainer.is_global_zero:
+            base_name, base_sha256 = self.base or (None, None)
+            save_adapter(module.diffusion, path.with_suffix(".adapter"), base_sha256, base_name)
+
+
+def step_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints ``step=<n>.ckpt`` in ``folder``, by step."""
+    found = [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def newest_checkpoint(runs: Path) -> Path | None:
+    """The checkpoint last written in any run folder of ``runs`` (``<save-dir>/<name>``), or None."""
+    newest = [steps[-1] for run in runs.glob("*/checkpoints") if (steps := step_checkpoints(run))]
+    return max(newest, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """What a training checkpoint records about its run: everything in it but tensors and loop states.
+
+    Raises:
+        CheckpointError: there is no such file, it cannot be read, or it is no training checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"--ckpt-path: {path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch.load raises many kinds, all of which mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"--ckpt-path: {path}: not a readable checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "optimizer_states" not in checkpoint:
+        raise CheckpointError(
+            f"--ckpt-path: {path}: expected a training checkpoint with optimizer states, found one without;"
+            " to start from plain weights use --pretrained-ckpt-path"
+        )
+    heavy = {"state_dict", "optimizer_states", "loops", "callbacks"}
+    return {key: value for key, value in checkpoint.items() if key not in heavy}
+
+
+def _trainer(module: pl.LightningModule) -> DiffusionCondTrainer:
+    assert isinstance(module, DiffusionCondTrainer)
+    return module

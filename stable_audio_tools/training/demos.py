@@ -1,0 +1,124 @@
+"""Clips from the averaged weights while training, to listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from stable_audio_tools.audio.files import save_audio
+from stable_audio_tools.audio.plots import spectrogram_png
+from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.report.page import Card, Page, cards, image, player
+from stable_audio_tools.runtime import seeds
+from stable_audio_tools.runtime.progress import warn
+from stable_audio_tools.schema.training import DemoConfig
+from stable_audio_tools.training.callbacks import StepCallback
+from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+
+MAX_PAGE_STEPS = 3
+"""The page shows the newest demos only, since their sound lies inside it; the WAVs of all stay in their folders."""
+
+
+class Demos(StepCallback):
+    """Every ``demo_every`` steps, writes ``demos/step=<n>/*.wav`` with spectrograms and ``demos/index.html``.
+
+    The same prompts get the same noise every time, so that what changes is the model. A demo that fails is said
+    in one line and does not end the run.
+
+    Args:
+        config: the ``training.demo`` block.
+        run_folder: where ``demos/`` goes.
+        seed: seed of the run.
+    """
+
+    def __init__(self, config: DemoConfig, run_folder: Path, seed: int) -> None:
+        self.config = config
+        self.folder = run_folder / "demos"
+        self.seed = seed
+        self._infos: Sequence[dict[str, Any]] = ()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the prompts of the batch, for ``demo_cond_from_batch``."""
+        self._infos = batch[1]
+
+    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+        """Make the demos where it is time, on the first rank."""
+        if step % self.config.demo_every or not trainer.is_global_zero:
+            return
+        try:
+            self.make(module, step)
+        except Exception as error:  # whatever went wrong with a demo, the weights are more precious
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warn(f"step {step}: the demos failed and training goes on: {reason}")
+
+    def make(self, module: DiffusionCondTrainer, step: int) -> list[Path]:
+        """Generate, save and show the clips of ``step``; returns their paths."""
+        conditioning = self._conditioning()
+        if not conditioning:
+            return []
+        target = self.folder / f"step={step:08d}"
+        devices = [module.device] if module.device.type == "cuda" else []
+        paths: list[Path] = []
+        # generation seeds the global generator, as its public contract says; here that must stay inside
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), module.averaged() as model:
+            for cfg_scale in self.config.demo_cfg_scales:
+                audio = generate_diffusion_cond(
+                    model,
+                    steps=self.config.demo_steps,
+                    cfg_scale=cfg_scale,
+                    conditioning=conditioning,
+                    batch_size=len(conditioning),
+                    sample_size=module.config.sample_size,
+                    sample_rate=module.config.sample_rate,
+                    seed=seeds.derive_seed("demo", self.seed) % 2**31,
+                    device=str(module.device),
+                )
+                paths += self._save(audio, cfg_scale, conditioning, target, module.config.sample_rate)
+        self._write_page()
+        return paths
+
+    def _conditioning(self) -> list[dict[str, Any]]:
+        """What to ask for: the config's list, repeated or cut to ``num_demos``, or what is in the batch."""
+        source = list(self._infos) if self.config.demo_cond_from_batch else self.config.demo_cond
+        count = self.config.num_demos
+        return [source[i % len(source)] for i in range(count)] if source else []
+
+    def _save(
+        self,
+        audio: Tensor,
+        cfg_scale: float,
+        conditioning: list[dict[str, Any]],
+        target: Path,
+        sample_rate: int,
+    ) -> list[Path]:
+        paths = []
+        for position, (clip, wanted) in enumerate(zip(audio.float().cpu(), conditioning, strict=True)):
+            peak = clip.abs().max().clamp(min=1e-8)
+            prompt = str(wanted.get("prompt", ""))
+            path = target / f"{position:02d}_cfg{cfg_scale:g}.wav"
+            save_audio(path, clip / peak.clamp(min=1.0), sample_rate, tags={"title": prompt})
+            path.with_suffix(".png").write_bytes(spectrogram_png(clip, sample_rate, title=prompt or None))
+            path.with_suffix(".txt").write_text(prompt, encoding="utf-8")
+            paths.append(path)
+        return paths
+
+    def _write_page(self) -> None:
+        page = Page("Demos", "Clips from the averaged weights, newest first.")
+        for step_folder in sorted(self.folder.glob("step=*"), reverse=True)[:MAX_PAGE_STEPS]:
+            shown = [
+                Card(
+                    path.with_suffix(".txt").read_text(encoding="utf-8") or path.stem,
+                    [image(path.with_suffix(".png").read_bytes(), path.stem), player(path, path.stem)],
+                    path.stem.replace("_", ", "),
+                )
+                for path in sorted(step_folder.glob("*.wav"))
+            ]
+            page.section(f"Step {int(step_folder.name.removeprefix('step='))}", cards(shown))
+        page.write(self.folder / "index.html")

@@ -1,0 +1,97 @@
+"""What a run computes on: devices, precision and strategy, in Lightning's terms."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stable_audio_tools.errors import UsageError
+from stable_audio_tools.runtime.device import resolve_device
+from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The devices of a run, one process each."""
+
+    accelerator: str
+    devices: int
+    num_nodes: int
+    precision: str
+    strategy: str
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the run, one a device."""
+        return self.devices * self.num_nodes
+
+    @property
+    def rank(self) -> int:
+        """This process's number; Lightning and the launchers put it into the environment."""
+        if self.world_size == 1:
+            return 0
+        local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+        node = int(
+            os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", os.environ.get("SLURM_NODEID", 0)))
+        )
+        return node * self.devices + local
+
+    @property
+    def writes_single_files(self) -> bool:
+        """Whether a checkpoint is one file, which our own writer writes; sharded strategies write folders."""
+        return not self.strategy.startswith(("fsdp", "deepspeed"))
+
+    def trainer_options(self) -> dict[str, Any]:
+        """The arguments of Lightning's Trainer."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "num_nodes": self.num_nodes,
+            "precision": self.precision,
+            "strategy": self.strategy,
+        }
+
+    def describe(self) -> str:
+        """In words, for the line at the start."""
+        count = f"{self.world_size} x " if self.world_size > 1 else ""
+        return f"{count}{self.accelerator}, {self.precision}"
+
+
+def choose_hardware(settings: TrainSettings, lora: bool = False) -> Hardware:
+    """The hardware that ``settings`` ask for, as far as this machine has it.
+
+    Without a GPU a run computes on the CPU in float32, since float16 autocast needs a GPU, and says so.
+
+    Raises:
+        UsageError: there are fewer GPUs than asked for, or a strategy's package is missing.
+    """
+    device = torch.device("cpu") if settings.num_gpus == 0 else resolve_device(settings.device)
+    precision = settings.precision
+    if device.type == "cpu":
+        if settings.num_gpus > 1:
+            raise UsageError(f"--num-gpus: {settings.num_gpus} were asked for, but this machine has no GPU")
+        if precision.startswith("16"):
+            say(f"precision {precision} needs a GPU; computing in float32 on the CPU")
+            precision = "32-true"
+    if device.type == "cuda" and settings.num_gpus > torch.cuda.device_count():
+        raise UsageError(
+            f"--num-gpus: found {settings.num_gpus}, but this machine has {torch.cuda.device_count()}"
+        )
+    devices = max(1, settings.num_gpus) if device.type == "cuda" else 1
+    strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, lora)
+    if strategy.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError(f"--strategy {strategy}: pip install 'stable-audio-tools[deepspeed]'")
+    accelerator = "gpu" if device.type == "cuda" else device.type
+    return Hardware(accelerator, devices, settings.num_nodes, precision, strategy)
+
+
+def _default_strategy(processes: int, lora: bool) -> str:
+    if processes == 1:
+        return "auto"
+    # an adapter that sits a step out has no gradient in it
+    return "ddp_find_unused_parameters_true" if lora else "ddp"

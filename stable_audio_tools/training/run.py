@@ -1,0 +1,205 @@
+"""A training run, from settings to a folder of checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from stable_audio_tools.data.dataset import AudioLoader, create_dataloader_from_config
+from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.runtime.files import sha256_file
+from stable_audio_tools.runtime.manifest import installed_versions
+from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.schema.dataset import DatasetConfig
+from stable_audio_tools.schema.model import DiffusionCondModelConfig
+from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
+from stable_audio_tools.training.callbacks import BadBatchReport, MetricsLog, StepProgress
+from stable_audio_tools.training.checkpoints import AtomicCheckpointIO, CheckpointKeeper
+from stable_audio_tools.training.demos import Demos
+from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+from stable_audio_tools.training.factory import create_training_wrapper_from_config
+from stable_audio_tools.training.hardware import Hardware, choose_hardware
+from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
+from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.start import prepare_model
+from stable_audio_tools.training.trackers import check_logger, create_loggers
+
+
+def train(settings: TrainSettings, *, lora: bool = False) -> Path:
+    """Train as ``settings`` say; returns the run folder.
+
+    The folder ``<save-dir>/<name>/<run_id>`` holds ``checkpoints/``, ``manifest.json``, the resolved
+    ``model_config.json`` and ``dataset_config.json``, ``tracks.jsonl`` (row i is track i) and ``metrics.csv``.
+    What can be wrong with the input is found before the folder is made.
+
+    Args:
+        lora: train low-rank adapters on a frozen base, as the config's ``lora`` block says.
+
+    Raises:
+        StableAudioError: a config, a checkpoint, a file or a flag is wrong, or a loss is not finite.
+    """
+    check_logger(settings.logger)
+    hardware = choose_hardware(settings, lora)
+    model_config = _read_model_config(settings.model_config)
+    dataset_config = read_dataset_config(settings.dataset_config)
+    resume = find_resume(settings)
+    start_batch = resume.start_batch(settings.batch_size, hardware.world_size) if resume else 0
+    loader = _loader(settings, hardware, model_config, dataset_config, start_batch)
+    index = loader.dataset.dataset.index  # type: ignore[attr-defined]
+    val_loader = _val_loader(settings, hardware, model_config)
+    model = prepare_model(model_config, settings, lora, resuming=resume is not None)
+    module = create_training_wrapper_from_config(
+        model_config, model, seed=settings.seed, accum_batches=settings.accum_batches, lora=lora
+    )
+    data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
+    module.run_facts = {
+        "dataset_config": dataset_config.model_dump(mode="json"),
+        "seed": settings.seed,
+        "data": data,
+        "versions": installed_versions(),
+    }
+    folder = make_run_folder(settings, hardware, resume, model_config, dataset_config, index)
+    trainer = _trainer(settings, hardware, folder, module, val_loader is not None, resume)
+    _announce(module, index, hardware, folder)
+    if resume is not None:
+        resume.warn_of_changes({"seed": settings.seed, **data})
+        say(f"continuing from step {resume.step} of {resume.path}")
+    with _quiet():
+        trainer.fit(module, loader, val_loader, ckpt_path=str(resume.path) if resume else None)
+    say(f"trained to step {module.steps_done}; checkpoints are in {folder / 'checkpoints'}")
+    return folder
+
+
+def _read_model_config(path: str) -> DiffusionCondModelConfig:
+    config = read_model_config(path)
+    if not isinstance(config, DiffusionCondModelConfig) or config.model_type != "diffusion_cond":
+        raise ConfigError(f"{path}: model_type: training takes 'diffusion_cond', found {config.model_type!r}")
+    return config
+
+
+def _loader(
+    settings: TrainSettings,
+    hardware: Hardware,
+    model_config: DiffusionCondModelConfig,
+    dataset_config: DatasetConfig,
+    start_batch: int,
+) -> AudioLoader:
+    return create_dataloader_from_config(
+        dataset_config,
+        settings.batch_size,
+        model_config.sample_size,
+        model_config.sample_rate,
+        audio_channels=model_config.audio_channels,
+        num_workers=settings.num_workers,
+        seed=settings.seed,
+        base_dir=Path(settings.dataset_config).parent,
+        start_batch=start_batch,
+        infinite=True,
+        rank=hardware.rank,
+        world_size=hardware.world_size,
+    )
+
+
+def _val_loader(
+    settings: TrainSettings, hardware: Hardware, model_config: DiffusionCondModelConfig
+) -> AudioLoader | None:
+    """The validation set: every track once, always the same crops."""
+    if settings.val_dataset_config is None:
+        return None
+    loader = create_dataloader_from_config(
+        read_dataset_config(settings.val_dataset_config),
+        settings.batch_size,
+        model_config.sample_size,
+        model_config.sample_rate,
+        audio_channels=model_config.audio_channels,
+        num_workers=0,
+        shuffle=False,
+        seed=settings.seed,
+        base_dir=Path(settings.val_dataset_config).parent,
+        rank=hardware.rank,
+        world_size=hardware.world_size,
+        drop_last=False,
+    )
+    first_epoch = list(loader.batch_sampler)  # a loader draws new crops each epoch; here they must stay
+    return AudioLoader(
+        loader.dataset,
+        batch_sampler=first_epoch,
+        collate_fn=loader.collate_fn,
+        num_workers=min(settings.num_workers, len(first_epoch)),
+    )
+
+
+def _trainer(
+    settings: TrainSettings,
+    hardware: Hardware,
+    folder: Path,
+    module: DiffusionCondTrainer,
+    validates: bool,
+    resume: Resume | None,
+) -> pl.Trainer:
+    base = None
+    if module.lora and settings.pretrained_ckpt_path:
+        base = (Path(settings.pretrained_ckpt_path).name, sha256_file(settings.pretrained_ckpt_path))
+    keeper = CheckpointKeeper(folder / "checkpoints", settings.checkpoint_every, settings.save_top_k, base)
+    metrics = MetricsLog(settings.log_every, keeper)
+    progress = StepProgress(metrics, settings.max_steps)
+    callbacks: list[pl.Callback] = [metrics, progress, keeper, BadBatchReport(folder)]
+    if module.options.demo is not None:
+        callbacks.append(Demos(module.options.demo, folder, settings.seed))
+    # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
+    kept_rows = resume.step if resume is not None and resume.run_folder else None
+    return pl.Trainer(
+        **hardware.trainer_options(),
+        plugins=[AtomicCheckpointIO()] if hardware.writes_single_files else None,
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accum_batches,
+        gradient_clip_val=settings.gradient_clip_val or None,
+        val_check_interval=settings.val_every * settings.accum_batches if validates else None,
+        check_val_every_n_epoch=None if validates else 1,
+        num_sanity_val_steps=0,
+        logger=create_loggers(settings.logger, folder, settings.name, kept_rows) or False,
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(folder),
+    )
+
+
+def _announce(module: DiffusionCondTrainer, index: TrackIndex, hardware: Hardware, folder: Path) -> None:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.diffusion.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    say(
+        f"training {trained / 1e6:.2f} of {total / 1e6:.2f} M parameters on {len(index)} tracks"
+        f" ({hardware.describe()}) in {folder}"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on hardware, loaders and tips; its errors come through."""
+    loggers = [
+        logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
+            yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes exit(1) of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
