@@ -13,7 +13,7 @@ import math
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from stable_audio_tools.dedup.verify import onset_features
 from stable_audio_tools.errors import AudioError, CheckpointError, UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import atomic_path, hash_json
-
-if TYPE_CHECKING:
-    from transformers import DacModel
 
 HISTOGRAM_MODES = ("per-codebook", "global")
 _INAUDIBLE_RMS = 1e-4  # -80 dBFS
@@ -164,17 +161,18 @@ class DacFingerprinter:
         return Fingerprint(counts, onsets, recording.duration_seconds, recording.flaw)
 
 
-def _load_dac(model_path: str) -> DacModel:
+def _load_dac(model_path: str) -> Any:
     from transformers import DacModel
 
     try:
-        model, report = DacModel.from_pretrained(model_path, output_loading_info=True)
+        loaded: Any = DacModel.from_pretrained(model_path, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"{model_path}: no DAC model could be loaded ({reason}); "
             "give --model-path a folder with config.json and model.safetensors, or a name on the hub"
         ) from error
+    model, report = loaded
     missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if missing:  # transformers would go on with random numbers in their place
         raise CheckpointError(

@@ -14,16 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from stable_audio_tools.audio.transforms import resample
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.runtime.device import resolve_device
-
-if TYPE_CHECKING:
-    from transformers import ClapModel, PreTrainedTokenizerBase
 
 DEFAULT_CLAP = "laion/clap-htsat-fused"
 
@@ -141,11 +138,12 @@ class ClapEmbedder:
         return torch.stack([overview, *pieces])[None], True
 
 
-def _load(name: str) -> tuple[ClapModel, Any, PreTrainedTokenizerBase]:
+def _load(name: str) -> tuple[Any, Any, Any]:
+    """Model, feature extractor and tokenizer."""
     from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
     try:
-        model, report = ClapModel.from_pretrained(name, output_loading_info=True)
+        loaded: Any = ClapModel.from_pretrained(name, output_loading_info=True)
         extractor = ClapFeatureExtractor.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -154,6 +152,7 @@ def _load(name: str) -> tuple[ClapModel, Any, PreTrainedTokenizerBase]:
             f"{name}: no CLAP model could be loaded ({reason}); give a folder with model, tokenizer and "
             "preprocessor files, or a name on the hub"
         ) from error
+    model, report = loaded
     missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if missing:  # transformers would go on with random numbers in their place
         raise CheckpointError(

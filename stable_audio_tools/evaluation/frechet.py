@@ -62,4 +62,4 @@ def _validated(values: ArrayLike, name: str) -> NDArray[np.float64]:
 def _covariance_factor(embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
     """A matrix A of at most D rows with A^T A the sample covariance."""
     centred = (embeddings - embeddings.mean(0)) / np.sqrt(len(embeddings) - 1)
-    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
