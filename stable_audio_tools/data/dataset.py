@@ -227,6 +227,16 @@ def create_dataloader_from_config(
         start_batch=start_batch,
         infinite=infinite,
     )
+    return make_loader(dataset, batches, num_workers, multiprocessing_context)
+
+
+def make_loader(
+    dataset: LocalDataset,
+    batches: Sampler[list[SampleKey]] | Sequence[list[SampleKey]],
+    num_workers: int = 4,
+    multiprocessing_context: str | None = None,
+) -> AudioLoader:
+    """A loader of the given batches of sample keys, in their order."""
     return AudioLoader(
         _Samples(dataset),
         batch_sampler=batches,
