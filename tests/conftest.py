@@ -16,8 +16,8 @@ TINY_SAMPLE_RATE = 16000
 TINY_SAMPLE_SIZE = 8192
 
 _VOCABULARY = (
-    "a bass beat bell calm drum drums electronic energetic fast folk for genre guitar happy instrument jazz loud mood"
-    " music of orchestra piano pop quiet relaxing rock sad slow song synth techno the voice with"
+    "a bass beat bell calm drum drums electronic energetic fast folk for genre guitar happy instrument jazz"
+    " loud mood music of orchestra piano pop quiet relaxing rock sad slow song synth techno the voice with"
 )
 
 _TRACKS = [  # track id, artist, album, base frequency in Hz, tags

@@ -21,14 +21,14 @@ from stable_audio_tools.training.callbacks import StepCallback
 from stable_audio_tools.training.diffusion import DiffusionCondTrainer
 
 MAX_PAGE_STEPS = 3
-"""The page shows the newest demos only, since their sound lies inside it; the WAVs of all stay in their folders."""
+"""How many demos the page shows, the newest: their sound lies inside it. All WAVs stay in their folders."""
 
 
 class Demos(StepCallback):
     """Every ``demo_every`` steps, writes ``demos/step=<n>/*.wav`` with spectrograms and ``demos/index.html``.
 
-    The same prompts get the same noise every time, so that what changes is the model. A demo that fails is said
-    in one line and does not end the run.
+    The same prompts get the same noise every time, so that what changes is the model. A demo that fails is
+    said in one line and does not end the run.
 
     Args:
         config: the ``training.demo`` block.
@@ -66,8 +66,9 @@ class Demos(StepCallback):
         target = self.folder / f"step={step:08d}"
         devices = [module.device] if module.device.type == "cuda" else []
         paths: list[Path] = []
+        precision = module.trainer.precision_plugin.forward_context()
         # generation seeds the global generator, as its public contract says; here that must stay inside
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), module.averaged() as model:
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), precision, module.averaged() as model:
             for cfg_scale in self.config.demo_cfg_scales:
                 audio = generate_diffusion_cond(
                     model,

@@ -34,9 +34,9 @@ class DiffusionCondTrainer(pl.LightningModule):
     """Trains ``diffusion.model`` and its conditioners on batches ``(audio (B, C, T), infos)``.
 
     Every draw of a batch (crop aside, which the loader keys) comes from ``(seed, step, micro-batch, rank)``:
-    VAE noise, timesteps, noise, guidance dropout, and the dropout of layers, for which the global generator is
-    set aside during the forward pass. A run that goes on from a checkpoint therefore draws what the unbroken
-    run would have drawn.
+    VAE noise, timesteps, noise, guidance dropout, and the dropout of layers, for which the global generator
+    is set aside during the forward pass. A run that goes on from a checkpoint therefore draws what the
+    unbroken run would have drawn.
 
     Attributes:
         diffusion: the model, with conditioners and pretransform.
@@ -177,7 +177,7 @@ class DiffusionCondTrainer(pl.LightningModule):
         return metrics
 
     def take_validation(self) -> dict[str, float]:
-        """Validation loss and that of each timestep, over all items and ranks; empty where nothing was run."""
+        """Validation loss and that of each timestep, over all items and ranks; empty if nothing was run."""
         if not self._validation:
             return {}
         sums = torch.stack([losses * items for losses, items in self._validation]).sum(dim=0)
@@ -207,8 +207,8 @@ class DiffusionCondTrainer(pl.LightningModule):
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             if differing := sorted(trained ^ checkpoint["state_dict"].keys()):
                 raise CheckpointError(
-                    f"--ckpt-path: {len(differing)} adapter weights do not match the lora block of this config,"
-                    f" first {differing[0]!r}; continue with the config of that run"
+                    f"--ckpt-path: {len(differing)} adapter weights do not match the lora block, first"
+                    f" {differing[0]!r}; continue with the config of that run"
                 )
 
     def _count(self) -> None:
@@ -280,6 +280,6 @@ class DiffusionCondTrainer(pl.LightningModule):
             ],
         }
         return TrainingError(
-            f"step {self.steps_done}: the loss is {found}, expected a finite number; tracks of this"
-            f" batch: {', '.join(tracks)}; lower the learning rate, set --gradient-clip-val, or exclude a broken file"
+            f"step {self.steps_done}: the loss is {found}, expected a finite number; tracks of this batch:"
+            f" {', '.join(tracks)}; lower the learning rate, set --gradient-clip-val or exclude a file"
         )

@@ -56,7 +56,7 @@ class InverseLR(LRScheduler):
 
 
 def _fused_adam(parameters: Iterable[nn.Parameter], **config: Any) -> Optimizer:
-    """DeepSpeed's FusedAdam by torch's fused kernel; ``adam_w_mode``, on by default, decouples weight decay."""
+    """DeepSpeed's FusedAdam by torch's fused kernel; ``adam_w_mode`` (default on) decouples weight decay."""
     decoupled = config.pop("adam_w_mode", True)
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     return kind(parameters, fused=True, **config)

@@ -35,8 +35,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     """Train as ``settings`` say; returns the run folder.
 
     The folder ``<save-dir>/<name>/<run_id>`` holds ``checkpoints/``, ``manifest.json``, the resolved
-    ``model_config.json`` and ``dataset_config.json``, ``tracks.jsonl`` (row i is track i) and ``metrics.csv``.
-    What can be wrong with the input is found before the folder is made.
+    ``model_config.json`` and ``dataset_config.json``, ``tracks.jsonl`` (row i is track i), ``metrics.csv``
+    and ``demos/``. What can be wrong with the input is found before the folder is made.
 
     Args:
         lora: train low-rank adapters on a frozen base, as the config's ``lora`` block says.

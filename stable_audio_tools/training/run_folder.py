@@ -24,7 +24,7 @@ RUN_ID_VARIABLE = "STABLE_AUDIO_TOOLS_RUN_ID"
 
 @dataclass(frozen=True)
 class Resume:
-    """Where a run goes on: the checkpoint, what it records, and its run folder if the run goes on in there."""
+    """Where a run goes on: the checkpoint, what it records, and its run folder if it goes on in there."""
 
     path: Path
     record: dict[str, Any]
@@ -38,7 +38,7 @@ class Resume:
         )
 
     def start_batch(self, batch_size: int, world_size: int) -> int:
-        """The batch, counted on each rank, with which the data goes on at this batch size and number of ranks."""
+        """The batch of each rank with which the data goes on, at this batch size and number of ranks."""
         data = self.record.get("data")
         if data is None:  # the public package does not record it
             return 0
@@ -46,7 +46,7 @@ class Resume:
         return batches * data["batch_size"] * data["world_size"] // (batch_size * world_size)
 
     def warn_of_changes(self, now: dict[str, Any]) -> None:
-        """Say what keeps the run from going on exactly as it would have: ``now`` is compared with the record."""
+        """Say what keeps the run from going on exactly: where ``now`` differs from the record."""
         then = {"seed": self.record.get("seed"), **self.record.get("data", {})}
         differing = [key for key, value in now.items() if then.get(key) != value]
         if differing:

@@ -15,8 +15,8 @@ from stable_audio_tools.schema.base import nearest
 
 DEFAULTS_FILE = "defaults.ini"
 LOGGERS = ("csv", "tensorboard", "wandb", "comet", "none")
-PRECISIONS = ("16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true")
-_PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+PRECISIONS = ("16-mixed", "bf16-mixed", "32-true")
+_PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}
 _WEIGHT_NORM_MOMENTS = ("pre_load", "post_load")
 _LEAST = {
     "batch_size": 1,
@@ -125,7 +125,7 @@ def load_defaults(config_file: str | Path | None = None) -> dict[str, Any]:
 
     Raises:
         UsageError: the file was named and does not exist.
-        ConfigError: it is not an ini file, a key is unknown (the nearest is named), or a value of another kind.
+        ConfigError: it is not an ini file, a key is unknown (the nearest is named), or a value does not fit.
     """
     path = Path(config_file or DEFAULTS_FILE)
     if not path.is_file():

@@ -2,8 +2,8 @@
 
 An adapter adds ``alpha / rank * multiplier * B A`` to the weight of a linear layer (Hu et al. 2021), and with
 ``"type": "dora"`` learns the weight's magnitude apart from its direction (Liu et al. 2024). Module paths are
-relative to the whole model, so ``model.model.transformer.layers.0.self_attn.to_qkv`` names the same layer in a
-state dict, in an adapter file and in an error message.
+relative to the whole model, so ``model.model.transformer.layers.0.self_attn.to_qkv`` names the same layer in
+a state dict, in an adapter file and in an error message.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def _targets(model: nn.Module, whitelist: list[str]) -> list[str]:
     if refused:
         raise UsageError(
             f"lora.component_whitelist: {sorted(wanted)} takes in the weight-normalised convolution"
-            f" {refused[0]!r} (and {len(refused) - 1} more), which cannot carry an adapter; whitelist parts of"
-            " the transformer only"
+            f" {refused[0]!r} (and {len(refused) - 1} more), which cannot carry an adapter; whitelist parts"
+            " of the transformer only"
         )
     targets = [path for path, module in chosen.items() if isinstance(module, nn.Linear)]
     if not targets:
