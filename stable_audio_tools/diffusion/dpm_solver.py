@@ -1,6 +1,7 @@
 """DPM-Solver with single steps of order 1 to 3, fixed or adaptive (Lu et al. 2022a).
 
-Everything is in ``lam = -log sigma``, which rises as noise falls; the signature is that of ``sigma_samplers``.
+Everything is in ``lam = -log sigma``, which rises as noise falls; the signature is that of
+``sigma_samplers``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ class _Solver:
         return x - lam_next.neg().exp() * torch.expm1(lam_next - lam) * eps
 
     def second(
-        self, x: Tensor, lam: Tensor, lam_next: Tensor, eps: Tensor, r: float = 0.5, eps_mid: Tensor | None = None
+        self,
+        x: Tensor,
+        lam: Tensor,
+        lam_next: Tensor,
+        eps: Tensor,
+        r: float = 0.5,
+        eps_mid: Tensor | None = None,
     ) -> Tensor:
         """Order 2: DPM-Solver-2, with its middle point at ``r``."""
         h = lam_next - lam
@@ -100,8 +107,8 @@ def dpm_adaptive(
 ) -> Tensor:
     """DPM-Solver-23: third-order steps whose length follows the difference to second order.
 
-    From ``levels[0]`` to ``levels[-1]`` with tolerances of 0.01. The error is taken over the whole batch, so clips
-    of one batch share their steps.
+    From ``levels[0]`` to ``levels[-1]`` with tolerances of 0.01. The error is taken over the whole batch,
+    so clips of one batch share their steps.
     """
     solver = _Solver(denoise)
     lam, lam_end = -levels[0].log(), -levels[-1].log()

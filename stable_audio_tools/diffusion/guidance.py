@@ -41,7 +41,8 @@ def negative_or_null(
 
 
 def drop_conditioning(cond: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
-    """Set the whole conditioning of a clip to zero with this probability, so that guidance has an unconditional side.
+    """Set the whole conditioning of a clip to zero with this probability, so that guidance has an
+    unconditional side.
 
     The draw is made on the generator's own device (the CPU where there is none), one number per clip, so that
     a seed means the same on every machine.

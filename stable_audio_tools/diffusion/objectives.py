@@ -1,7 +1,7 @@
 """What a diffusion model is trained to predict.
 
-A clean latent x and a noise n are mixed at time t in [0, 1] to ``x_t = alpha x + sigma n``. The objective fixes
-alpha, sigma and the target. Training, validation, sampling and attribution all read it from here.
+A clean latent x and a noise n are mixed at time t in [0, 1] to ``x_t = alpha x + sigma n``. The objective
+fixes alpha, sigma and the target. Training, validation, sampling and attribution all read it from here.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ DEFAULT_SIGMA_MAX = 100.0
 class Sampler:
     """An algorithm and the levels it visits.
 
-    ``run(model, x, levels, noise, callback)`` gets a denoiser where the sampler walks in sigma, else the network.
-    ``levels(steps, sigma_min, sigma_max, rho)`` gives the sigmas; ``levels(steps, t_max)`` the times.
+    ``run(model, x, levels, noise, callback)`` gets a denoiser where the sampler walks in sigma, else the
+    network. ``levels(steps, sigma_min, sigma_max, rho)`` gives the sigmas; ``levels(steps, t_max)`` the
+    times.
     """
 
     run: Callable[..., Tensor]
@@ -87,7 +88,9 @@ def get_sampler(name: str | None, objective: Objective | str) -> tuple[str, Samp
     if name not in known:
         elsewhere = any(name in samplers for samplers in SAMPLERS.values())
         problem = f"sampler {name!r} does not fit" if elsewhere else f"unknown sampler {name!r} for"
-        raise UsageError(f"{problem} a model of objective {objective.name!r}: expected one of {', '.join(known)}")
+        raise UsageError(
+            f"{problem} a model of objective {objective.name!r}: expected one of {', '.join(known)}"
+        )
     return name, known[name]
 
 
@@ -121,8 +124,8 @@ def sample(
             None: 100 in sigma, 1 in t.
         rho: see :func:`schedules.polyexponential`.
         init_data: clean latents to vary, ``(B, C, L)``; they are noised to the first level.
-        dist_shift: the shift the model was trained with, of samplers that walk in t. The first level stays what
-            ``sigma_max`` says. None is the public schedule for euler, dpmpp, pingpong and v-ddim.
+        dist_shift: the shift the model was trained with, of samplers that walk in t. The first level stays
+            what ``sigma_max`` says. None is the public schedule for euler, dpmpp, pingpong and v-ddim.
         noise_source: fresh noise of stochastic samplers; None is torch's global generator.
         callback: see ``Callback``.
 
@@ -150,7 +153,9 @@ def sample(
 
     first = 1.0 if sigma_max is None else min(float(sigma_max), 1.0)
     if first <= 0:
-        raise UsageError(f"sigma_max {sigma_max}: expected a number above 0; with init audio, it is the init noise level")
+        raise UsageError(
+            f"sigma_max {sigma_max}: expected a number above 0; with init audio, it is the init noise level"
+        )
     levels = _time_levels(chosen, steps, first, noise.shape[-1], dist_shift)
     x = noise
     if init_data is not None:
@@ -169,7 +174,9 @@ def _time_levels(
     return levels
 
 
-def _in_dtype(model: Callable[..., Any], dtype: torch.dtype, extra_args: dict[str, Any]) -> Callable[..., Any]:
+def _in_dtype(
+    model: Callable[..., Any], dtype: torch.dtype, extra_args: dict[str, Any]
+) -> Callable[..., Any]:
     """The network with its conditioning bound and its answers in the sampler's dtype."""
 
     def call(x: Tensor, t: Tensor, **more: Any) -> Any:

@@ -1,7 +1,7 @@
 """Samplers for the v objective, in the variance-exploding picture: ``x = clean + sigma noise``.
 
-Each takes ``(denoise, x, levels, noise, callback)``: ``denoise(x, sigma (B,))`` answers the clean latents, ``levels``
-are the sigmas from first to last as a CPU tensor, and ``noise`` is where fresh noise comes from.
+Each takes ``(denoise, x, levels, noise, callback)``: ``denoise(x, sigma (B,))`` answers the clean latents,
+``levels`` are the sigmas from first to last as a CPU tensor, and ``noise`` is where fresh noise comes from.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Callback = Callable[[dict[str, Any]], None]
 class VDenoiser:
     """A v network as a denoiser of variance-exploding latents with data of unit variance.
 
-    With ``t = 2/pi atan(sigma)`` the cosine path has ``sigma_t / alpha_t = sigma``, so latents only need to be
-    scaled by ``alpha_t = (1 + sigma^2)^-1/2`` on the way in (Karras et al. 2022, table 1, in terms of v).
+    With ``t = 2/pi atan(sigma)`` the cosine path has ``sigma_t / alpha_t = sigma``, so latents only need to
+    be scaled by ``alpha_t = (1 + sigma^2)^-1/2`` on the way in (Karras et al. 2022, table 1, in terms of v).
     """
 
     def __init__(self, model: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -37,7 +37,9 @@ class VDenoiser:
         return x * alpha**2 - v * alpha * sigma.view_as(alpha)
 
 
-def heun(denoise: Denoise, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None) -> Tensor:
+def heun(
+    denoise: Denoise, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None
+) -> Tensor:
     """Heun's second-order method (Karras et al. 2022, algorithm 1); the last step is Euler's."""
     for i, sigma, sigma_next in _steps(levels):
         slope = _slope(denoise, x, sigma, i, callback)
@@ -49,7 +51,9 @@ def heun(denoise: Denoise, x: Tensor, levels: Tensor, noise: NoiseSource, callba
     return x
 
 
-def dpm_2(denoise: Denoise, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None) -> Tensor:
+def dpm_2(
+    denoise: Denoise, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None
+) -> Tensor:
     """The midpoint method with the midpoint in log sigma, after DPM-Solver-2 (Lu et al. 2022a)."""
     for i, sigma, sigma_next in _steps(levels):
         slope = _slope(denoise, x, sigma, i, callback)
@@ -89,7 +93,7 @@ def multistep_weights(nodes: np.ndarray, start: float, end: float) -> np.ndarray
 def dpmpp_2s_ancestral(
     denoise: Denoise, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None
 ) -> Tensor:
-    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1) down past each level, with fresh noise back up to it."""
+    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1) down past each level, then noise back up to it."""
     for i, sigma, sigma_next in _steps(levels):
         denoised = _denoise(denoise, x, sigma, i, callback)
         up = torch.minimum(sigma_next, (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
@@ -146,8 +150,8 @@ def dpmpp_3m_sde(
 ) -> Tensor:
     """The third-order multistep SDE solver of k-diffusion, in the manner of DPM-Solver++ (Lu et al. 2022b).
 
-    The answers so far are interpolated in log sigma (divided differences), and the exponential integrals of the
-    linear and quadratic terms (the phi functions of Hochbruck and Ostermann 2010) weigh them.
+    The answers so far are interpolated in log sigma (divided differences), and the exponential integrals of
+    the linear and quadratic terms (the phi functions of Hochbruck and Ostermann 2010) weigh them.
     """
     path = noise.brownian(x, levels[levels > 0].min(), levels.max())
     answers: list[Tensor] = []  # newest first

@@ -1,7 +1,7 @@
 """Samplers that walk in the network's own time t, from ``levels[0]`` down to 0.
 
-Each takes ``(model, x, levels, noise, callback)``: ``model(x, t (B,))`` is the network, ``levels`` are the times from
-first to last as a CPU tensor, and ``noise`` is where fresh noise comes from.
+Each takes ``(model, x, levels, noise, callback)``: ``model(x, t (B,))`` is the network, ``levels`` are the
+times from first to last as a CPU tensor, and ``noise`` is where fresh noise comes from.
 """
 
 from __future__ import annotations
@@ -53,14 +53,18 @@ def dpmpp(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback:
         h = log_snr[i + 1] - log_snr[i]
         straight = denoised
         h_last = log_snr[i] - log_snr[i - 1]
-        if previous is not None and torch.isfinite(h_last):  # at t = 1 there is no log-SNR to extrapolate from
+        if previous is not None and torch.isfinite(
+            h_last
+        ):  # at t = 1 there is no log-SNR to extrapolate from
             straight = denoised + (denoised - previous) * h / (2 * h_last)
         x = t_next / t * x - (1 - t_next) * torch.expm1(-h) * straight
         previous = denoised
     return x
 
 
-def pingpong(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None) -> Tensor:
+def pingpong(
+    model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None
+) -> Tensor:
     """Denoise fully, add fresh noise of the next level, repeat: for distilled models (Novack et al. 2025)."""
     for i, t, t_next in _steps(levels):
         denoised = _clean(model, x, t, i, callback)
@@ -75,7 +79,9 @@ def ddim(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: 
     return _ddim(lambda x, t: (model(x, t),) * 2, x, levels, callback)
 
 
-def ddim_cfgpp(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None) -> Tensor:
+def ddim_cfgpp(
+    model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None
+) -> Tensor:
     """DDIM with CFG++ (Chung et al. 2024): guided clean latents, re-noised with the unguided noise."""
 
     def both(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +92,10 @@ def ddim_cfgpp(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, call
 
 
 def _ddim(
-    model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, levels: Tensor, callback: Callback | None
+    model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    x: Tensor,
+    levels: Tensor,
+    callback: Callback | None,
 ) -> Tensor:
     """DDIM where the answer for the clean latents and the answer for the noise may differ."""
     for i, t, t_next in _steps(levels):

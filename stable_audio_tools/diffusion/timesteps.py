@@ -19,7 +19,7 @@ LOG_SNR_MARGIN = (
 
 
 def _uniform(batch_size: int, generator: torch.Generator) -> Tensor:
-    """Uniform on [0, 1], spread evenly over the batch by a scrambled Sobol sequence (Sobol 1967; Owen 1998)."""
+    """Uniform on [0, 1], spread over the batch by a scrambled Sobol sequence (Sobol 1967; Owen 1998)."""
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
     return SobolEngine(1, scramble=True, seed=seed).draw(batch_size).squeeze(1)
 
@@ -32,7 +32,7 @@ def _logit_normal(batch_size: int, generator: torch.Generator, mean: float = 0.0
 def _trunc_logit_normal(
     batch_size: int, generator: torch.Generator, left_trunc: float = 0.075, right_trunc: float = 1.0
 ) -> Tensor:
-    """A logit-normal truncated to ``[left_trunc, right_trunc]``, stretched over [0, 1] and flipped: more near t = 1."""
+    """A logit-normal cut to ``[left_trunc, right_trunc]``, stretched over [0, 1] and flipped."""
     cdf = torch.special.ndtr
     bounds = torch.tensor([left_trunc, right_trunc], dtype=torch.float64)
     low, high = cdf(torch.logit(bounds)).unbind()
@@ -44,7 +44,7 @@ def _trunc_logit_normal(
 def _log_snr(
     batch_size: int, generator: torch.Generator, mean_logsnr: float = -1.2, std_logsnr: float = 2.0
 ) -> Tensor:
-    """Log signal-to-noise ratio normal, so ``t = sigmoid(-logsnr)`` on the straight path (Kingma et al. 2021)."""
+    """A normal log-SNR; ``t = sigmoid(-logsnr)`` on the straight path (Kingma et al. 2021)."""
     log_snr = _normal(batch_size, generator) * std_logsnr + mean_logsnr
     return torch.sigmoid(-log_snr).clamp(LOG_SNR_MARGIN, 1 - LOG_SNR_MARGIN)
 
@@ -94,10 +94,11 @@ def sample_timesteps(
 
 
 class DistributionShift:
-    """Timestep shift by sequence length: longer sequences need more noise to hide them (Esser et al. 2024, 5.3.2).
+    """Timestep shift by sequence length: longer sequences need more noise to hide them (Esser et al. 2024,
+    5.3.2).
 
-    ``t' = e^mu t / (1 + (e^mu - 1) t)`` with ``mu`` linear in the length, from ``base_shift`` at ``min_length`` to
-    ``max_shift`` at ``max_length``; ``use_sine`` then takes ``sin(pi t' / 2)``.
+    ``t' = e^mu t / (1 + (e^mu - 1) t)`` with ``mu`` linear in the length, from ``base_shift`` at
+    ``min_length`` to ``max_shift`` at ``max_length``; ``use_sine`` then takes ``sin(pi t' / 2)``.
     """
 
     def __init__(self, config: DistributionShiftConfig | None = None) -> None:

@@ -1,7 +1,7 @@
 """From conditioning to audio. The signatures are the documented ones.
 
-Shapes: B clips, C audio channels, T samples, D latent channels, L latent frames. For a model without a pretransform the
-"latents" are the audio itself.
+Shapes: B clips, C audio channels, T samples, D latent channels, L latent frames. For a model without a
+pretransform the "latents" are the audio itself.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def generate_diffusion_cond(
 ) -> Tensor:
     """Generate audio from conditioning, from scratch or as a variation of ``init_audio``.
 
-    The starting noise is ``torch.randn`` right after ``torch.manual_seed(seed)``, so on a CPU a seed gives the clip
-    that it gives in the public package.
+    The starting noise is ``torch.randn`` right after ``torch.manual_seed(seed)``, so on a CPU a seed gives
+    the clip that it gives in the public package.
 
     Args:
         model: a ``ConditionedDiffusionModelWrapper`` on ``device``.
@@ -104,12 +104,14 @@ def generate_diffusion_cond(
         negative_conditioning: what to steer away from, in the same forms.
         negative_conditioning_tensors: the same, already embedded.
         batch_size: clips to make, B.
-        sample_size: length of each clip in samples. It is rendered whole: rounded up to what the model can make, and cut.
+        sample_size: length of each clip in samples. It is rendered whole: rounded up to what the model can
+            make, and cut.
         sample_rate: not used; it is the model's.
         seed: 0 to 2^63 - 1, or -1 for a random one, which is said.
         device: where the model is.
         init_audio: sample rate and audio to vary, mono or stereo, one for all clips or one each.
-        init_noise_level: noise put on ``init_audio``: a sigma for samplers that walk in sigma, else a time in (0, 1].
+        init_noise_level: noise put on ``init_audio``: a sigma for samplers that walk in sigma, else a time
+            in (0, 1].
         return_latents: return latents ``(B, D, L)`` and no audio.
         **sampler_kwargs: see :class:`SamplerOptions`.
 
@@ -119,7 +121,7 @@ def generate_diffusion_cond(
     Raises:
         UsageError: an argument does not fit; the message says which.
     """
-    run = _Run(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
+    run = GenerationRun(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
     noise = run.seeded_noise(seed)
     tensors = run.embed(conditioning, conditioning_tensors)
     negative = run.embed_negative(negative_conditioning, negative_conditioning_tensors)
@@ -148,14 +150,15 @@ def generate_diffusion_cond_inpaint(
     return_latents: bool = False,
     **sampler_kwargs: Any,
 ) -> Tensor:
-    """:func:`generate_diffusion_cond` for inpainting models: keep parts of ``inpaint_audio`` and make the rest.
+    """:func:`generate_diffusion_cond` for inpainting models: keep parts of ``inpaint_audio`` and make the
+    rest.
 
     Args:
         inpaint_audio: sample rate and audio, in the forms of ``init_audio``; silence where it is None.
         inpaint_mask: ``(T,)``, ``(1, T)`` or ``(B, T)`` over the samples of the clip: 1 keeps, 0 regenerates.
             None regenerates everything.
     """
-    run = _Run(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
+    run = GenerationRun(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
     noise = run.seeded_noise(seed)
     tensors = run.embed(conditioning, conditioning_tensors)
     negative = run.embed_negative(negative_conditioning, negative_conditioning_tensors)
@@ -171,7 +174,8 @@ def generate_diffusion_cond_inpaint(
 def prepare_audio(
     audio: Tensor, from_rate: int, *, sample_rate: int, length: int, channels: int, batch_size: int, name: str
 ) -> Tensor:
-    """Audio ``(T,)``, ``(C, T)`` or ``(B, C, T)`` as the model takes it: ``(1 or batch_size, channels, length)``.
+    """Audio ``(T,)``, ``(C, T)`` or ``(B, C, T)`` as the model takes it: ``(1 or batch_size, channels,
+    length)``.
 
     It is resampled, cut or padded with silence at its end, and mixed to ``channels``.
 
@@ -188,11 +192,16 @@ def prepare_audio(
     return set_channels(pad_or_trim(audio, length)[0], channels)
 
 
-class _Run:
+class GenerationRun:
     """One batch: how long it is, where it runs and how it is sampled."""
 
     def __init__(
-        self, model: Any, batch_size: int, sample_size: int, device: str | torch.device, options: SamplerOptions
+        self,
+        model: Any,
+        batch_size: int,
+        sample_size: int,
+        device: str | torch.device,
+        options: SamplerOptions,
     ) -> None:
         if batch_size < 1 or sample_size < 1:
             raise UsageError(f"batch_size {batch_size} and sample_size {sample_size}: expected at least 1")
@@ -231,7 +240,9 @@ class _Run:
         if len(items) == 1:
             items *= self.batch_size
         if len(items) != self.batch_size:
-            raise UsageError(f"conditioning: found {len(items)} items, expected 1 or batch_size, {self.batch_size}")
+            raise UsageError(
+                f"conditioning: found {len(items)} items, expected 1 or batch_size, {self.batch_size}"
+            )
         return self.model.conditioner(items, self.device)
 
     def embed_negative(
@@ -257,7 +268,7 @@ class _Run:
         return latents.expand(self.batch_size, -1, -1)
 
     def inpaint_conditioning(self, kept: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
-        """``inpaint_mask`` ``(B, 1, L)`` and ``inpaint_masked_input`` ``(B, D, L)``, as conditioning by id."""
+        """The conditioning ``inpaint_mask`` ``(B, 1, L)`` and ``inpaint_masked_input`` ``(B, D, L)``."""
         channels, length = self.latent_shape
         if mask is None:
             latent_mask = torch.zeros(self.batch_size, 1, length, device=self.device)
@@ -265,11 +276,14 @@ class _Run:
             rows = torch.atleast_2d(torch.as_tensor(mask)).to(self.device, torch.float32)
             if rows.ndim != 2 or len(rows) not in (1, self.batch_size):
                 raise UsageError(
-                    f"inpaint_mask: found shape {tuple(rows.shape)}, expected (T,) or (1 or {self.batch_size}, T)"
+                    f"inpaint_mask: found shape {tuple(rows.shape)},"
+                    f" expected (T,) or (1 or {self.batch_size}, T)"
                 )
             if rows.shape[1] == self.sample_size:
                 rows = F.pad(rows, (0, self.padded_size - self.sample_size))
-            latent_mask = F.interpolate(rows.unsqueeze(1), length, mode="nearest").expand(self.batch_size, -1, -1)
+            latent_mask = F.interpolate(rows.unsqueeze(1), length, mode="nearest").expand(
+                self.batch_size, -1, -1
+            )
         if kept is None:
             kept = torch.zeros(self.batch_size, channels, length, device=self.device)
         return {"inpaint_mask": (latent_mask, None), "inpaint_masked_input": (kept * latent_mask, None)}

@@ -26,8 +26,8 @@ class DiffusionTransformer(nn.Module):
     """Predicts the objective's target from noisy latents, a time and conditioning.
 
     Conditioning comes in by four ways: tokens to attend to (``cross_attn_cond``), a vector per clip
-    (``global_embed``, with the time), tokens in front of the latents (``prepend_cond``) and channels beside them
-    (``input_concat_cond``).
+    (``global_embed``, with the time), tokens in front of the latents (``prepend_cond``) and channels beside
+    them (``input_concat_cond``).
 
     Args:
         config: the ``config`` of a ``dit`` block.
@@ -101,8 +101,8 @@ class DiffusionTransformer(nn.Module):
             x: noisy latents, ``(B, C, L)``.
             t: times in [0, 1], ``(B,)``.
             cross_attn_cond: tokens ``(B, M, cond_token_dim)``.
-            cross_attn_cond_mask: ``(B, M)``. Not used, as in the public code: the text conditioner sets padding
-                tokens to zero instead, and the published weights were trained so.
+            cross_attn_cond_mask: ``(B, M)``. Not used, as in the public code: the text conditioner sets
+                padding tokens to zero instead, and the published weights were trained so.
             negative_cross_attn_cond: tokens to steer away from, ``(B, M, cond_token_dim)``.
             negative_cross_attn_mask: ``(B, M)``; tokens where it is false count as absent.
             input_concat_cond: ``(B, input_concat_dim, L')``, stretched to L by nearest neighbour.
@@ -111,14 +111,14 @@ class DiffusionTransformer(nn.Module):
             prepend_cond_mask: ``(B, P)``. Not used, for the same reason.
             cfg_scale: strength of guidance. It applies to tokens and prepended tokens; the global and the
                 concatenated conditioning are the same on both sides.
-            cfg_dropout_prob: chance that a clip's tokens are left out, for training. Prepended tokens are drawn
-                for on their own.
+            cfg_dropout_prob: chance that a clip's tokens are left out, for training. Prepended tokens are
+                drawn for on their own.
             scale_phi: see :func:`~stable_audio_tools.diffusion.guidance.combine`.
             cfg_interval: sigmas between which guidance acts (Kynkäänniemi et al. 2024).
             mask: ``(B, L)``, true where there is audio. Not used here; the training loss uses it.
             generator: for ``cfg_dropout_prob``; None is torch's global one.
-            return_info: return ``(output, info)`` too, where ``info["uncond_output"]`` is the answer without the
-                conditioning if guidance acted.
+            return_info: return ``(output, info)`` too, where ``info["uncond_output"]`` is the answer
+                without the conditioning if guidance acted.
 
         Returns:
             ``(B, C, L)`` in the dtype of the weights.

@@ -116,7 +116,10 @@ class Attention(nn.Module):
 def window_mask(
     length: int, window: tuple[int, int], causal: bool = False, device: torch.device | str | None = None
 ) -> Tensor:
-    """Mask ``(N, N)`` of local attention: query i sees keys ``i - window[0]`` to ``i + window[1]``; -1 is no limit."""
+    """Mask ``(N, N)`` of local attention: query i sees keys ``i - window[0]`` to ``i + window[1]``.
+
+    -1 is no limit on that side.
+    """
     positions = torch.arange(length, device=device)
     distance = positions[None, :] - positions[:, None]
     before, after = window

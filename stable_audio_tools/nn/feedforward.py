@@ -71,7 +71,7 @@ class FeedForward(nn.Module):
 
 
 class ConformerModule(nn.Module):
-    """The convolution branch of a Conformer block (Gulati et al. 2020), with layer norm for its batch norm."""
+    """The convolution branch of a Conformer block (Gulati et al. 2020), with layer norm for batch norm."""
 
     def __init__(self, dim: int, norm: NormConfig) -> None:
         super().__init__()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,7 +62,7 @@ class L2Norm(nn.Module):
     """Unit length over the channels; no parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, F.normalize(x, dim=-1, eps=QK_NORM_EPS))
+        return F.normalize(x, dim=-1, eps=QK_NORM_EPS)
 
 
 class LayerScale(nn.Module):

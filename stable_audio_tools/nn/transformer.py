@@ -97,7 +97,8 @@ class ContinuousTransformer(nn.Module):
     """Project in, add positions, run the blocks, project out.
 
     Memory tokens (Burtsev et al. 2020) go in front of everything and are dropped before the output.
-    Set ``gradient_checkpointing`` to recompute the blocks in the backward pass: less memory, a third more time.
+    Set ``gradient_checkpointing`` to recompute the blocks in the backward pass: less memory, a third more
+    time.
     """
 
     def __init__(self, config: DiTConfig, dim_in: int, dim_out: int, dim_context: int | None = None) -> None:
