@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stable_audio_tools.errors import DataError
 
@@ -68,7 +69,7 @@ _SPELLED = {
 
 @dataclass(frozen=True)
 class JamendoTrack:
-    """A line of ``raw_30s.tsv``: ``tags`` by category (``genre``, ``instrument``, ``mood/theme``), in their order."""
+    """A line of ``raw_30s.tsv``; ``tags`` by category (``genre``, ``instrument``, ``mood/theme``)."""
 
     track_id: int
     artist_id: int
@@ -155,7 +156,7 @@ def prompt_from_tags(tags: Mapping[str, Sequence[str]], title: str | None = None
     return text[0].upper() + text[1:]
 
 
-def metadata_of(track: JamendoTrack, names: JamendoNames | None) -> dict[str, object]:
+def metadata_of(track: JamendoTrack, names: JamendoNames | None) -> dict[str, Any]:
     """What a dataset needs to know of a track: prompt, ids, names and tags."""
     return {
         "prompt": prompt_from_tags(track.tags, names.title if names else None),
@@ -182,7 +183,7 @@ class JamendoFolder:
         self._tables: dict[Path, tuple[dict[int, JamendoTrack], dict[int, JamendoNames]]] = {}
         self._homes: dict[Path, Path] = {}
 
-    def metadata(self, audio_path: str | Path) -> dict[str, object]:
+    def metadata(self, audio_path: str | Path) -> dict[str, Any]:
         """:func:`metadata_of` the recording at ``audio_path``.
 
         Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,12 +18,10 @@ from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.runtime.seeds import generator
 
-
-@dataclass(frozen=True)
-class _Rejected:
-    """The metadata function asked for another track; ``why`` goes into the error if there is none."""
-
-    why: str = "get_custom_metadata returned __reject__"
+# What names a sample and says where it is from: changed, a result would be laid to the wrong track.
+_OURS = {"index", "sample_id", "dataset_id", "replaced"}
+# So many unusable tracks in a row are no accident: the dataset is broken, and reading all of it helps nobody.
+_MAX_ERRORS = 100
 
 
 class LocalDataset(Dataset[tuple[Tensor, Info]]):
@@ -88,19 +85,23 @@ class LocalDataset(Dataset[tuple[Tensor, Info]]):
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Info]:
         row, epoch = key if isinstance(key, SampleKey) else (key, 0)
         asked_for = self.index[row]
-        reason: DataError | _Rejected = _Rejected()
+        errors: list[DataError] = []
         for step in range(len(self.index)):
             track = self.index[(asked_for.index + step) % len(self.index)]
             result = self._try_track(track, epoch)
-            if isinstance(result, tuple):
+            if isinstance(result, DataError):
+                errors.append(result)
+                if len(errors) == _MAX_ERRORS:
+                    break
+            elif result is not None:
                 if step:
                     result[1]["replaced"] = asked_for.sample_id
                 return result
-            reason = result
-        why = reason.why if isinstance(reason, _Rejected) else str(reason)
-        raise DataError(f"none of the {len(self.index)} tracks can be used; the last one: {why}")
+        why = f"the last one: {errors[-1]}" if errors else "get_custom_metadata rejects each"
+        raise DataError(f"none of {step + 1} tracks from {asked_for.sample_id} on can be used; {why}")
 
-    def _try_track(self, track: Track, epoch: int) -> tuple[Tensor, Info] | DataError | _Rejected:
+    def _try_track(self, track: Track, epoch: int) -> tuple[Tensor, Info] | DataError | None:
+        """The sample, None if the metadata function rejects the track, or the error that is to be skipped."""
         try:
             return self._load(track, epoch)
         except DataError as error:
@@ -111,16 +112,18 @@ class LocalDataset(Dataset[tuple[Tensor, Info]]):
                 warn(f"skipped, the next track takes its place: {error}")
             return error
 
-    def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | _Rejected:
+    def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
         draws = generator("crop", self.seed, epoch, track.index)
         audio, info = self._crop(track, draws)
         if track.metadata_module is not None:
             extra = dict(self._metadata[track.metadata_module](info, audio))
             if extra.pop("__reject__", False):
-                return _Rejected()
+                return None
             replacement = extra.pop("__audio__", None)
             if replacement is not None:
                 audio, info["padding_mask"] = self._fit(replacement, track)
+            if taken := _OURS & extra.keys():
+                raise DataError(f"{track.metadata_module}: get_custom_metadata may not set {sorted(taken)}")
             info.update(extra)
         if self.volume_norm:
             audio = rms_normalize(audio)

@@ -17,7 +17,7 @@ _SECONDS = ("seconds_start", "seconds_total")
 
 
 def prompt_for_clip(path: str | Path) -> dict[str, Any]:
-    """The conditioning of the clip at ``path``: ``prompt``, and ``seconds_start`` and ``seconds_total`` if known.
+    """The conditioning of the clip at ``path``: ``prompt``, and the two ``seconds_*`` where known.
 
     From its sidecar (``<clip>.json`` or the comment tag), with whatever else it was conditioned on; else
     from the line of ``prompts.csv`` in its folder that names it (columns
