@@ -34,12 +34,12 @@ State = dict[str, Tensor]
 class Kind(Enum):
     """What a state dict holds; the value is what messages call it."""
 
-    DIFFUSION = "diffusion model"
-    AUTOENCODER = "autoencoder"
-    WRAPPED_DIFFUSION = "wrapped training checkpoint of a diffusion model"
-    WRAPPED_AUTOENCODER = "wrapped training checkpoint of an autoencoder"
-    ADAPTER = "LoRA adapter"
-    UNKNOWN = "state dict of another kind"
+    DIFFUSION = "a diffusion model"
+    AUTOENCODER = "an autoencoder"
+    WRAPPED_DIFFUSION = "a wrapped training checkpoint of a diffusion model"
+    WRAPPED_AUTOENCODER = "a wrapped training checkpoint of an autoencoder"
+    ADAPTER = "a LoRA adapter"
+    UNKNOWN = "a state dict of another kind"
 
 
 # Prefix of the online weights, prefix of the averaged ones, and where those go in the unwrapped model.
@@ -146,7 +146,7 @@ def unwrap_state_dict(state: Mapping[str, Tensor]) -> Unwrapped:
     kind = checkpoint_kind(state)
     if kind not in _WRAPPED:
         raise CheckpointError(
-            f"expected a wrapped training checkpoint, found a {kind.value}: nothing to unwrap"
+            f"expected a wrapped training checkpoint, found {kind.value}: nothing to unwrap"
         )
     online, averaged, target = _WRAPPED[kind]
     model = {key.removeprefix(online): value for key, value in state.items() if key.startswith(online)}
@@ -176,7 +176,7 @@ def load_checkpoint(
     expected = checkpoint_kind(model.state_dict())
     if kind is not expected:
         raise CheckpointError(
-            f"{path}: found a {checkpoint.kind.value}, expected a {expected.value}{_advice(kind, expected)}"
+            f"{path}: found {checkpoint.kind.value}, expected {expected.value}{_advice(kind, expected)}"
         )
     return load_state(model, state, checkpoint, weights, strict, allow_missing)
 
@@ -200,7 +200,7 @@ def load_pretransform(model: nn.Module, path: str | Path, strict: bool = True) -
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if kind not in (Kind.DIFFUSION, Kind.AUTOENCODER) or not state:
         raise CheckpointError(
-            f"{path}: found a {checkpoint.kind.value} without an autoencoder, expected an autoencoder"
+            f"{path}: found {checkpoint.kind.value} without an autoencoder, expected an autoencoder"
         )
     return load_state(pretransform.model, state, checkpoint, weights, strict)
 
@@ -295,7 +295,7 @@ def _unwrapped(checkpoint: Checkpoint) -> tuple[Kind, State, str]:
     if checkpoint.kind not in _WRAPPED:
         return checkpoint.kind, checkpoint.state, "stored"
     state, weights = unwrap_state_dict(checkpoint.state)
-    say(f"{checkpoint.path}: a {checkpoint.kind.value}; using its {weights} weights")
+    say(f"{checkpoint.path}: {checkpoint.kind.value}; using its {weights} weights")
     return checkpoint_kind(state), state, weights
 
 

@@ -24,7 +24,7 @@ def load_ckpt_state_dict(ckpt_path: str | Path) -> dict[str, Tensor]:
     if not kind.name.startswith("WRAPPED"):
         return state
     state, weights = unwrap_state_dict(state)
-    say(f"{ckpt_path}: a {kind.value}; using its {weights} weights")
+    say(f"{ckpt_path}: {kind.value}; using its {weights} weights")
     return state
 
 
@@ -39,7 +39,7 @@ def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise CheckpointError(
-            f"not one of the {len(state)} keys fits the model; is this a {checkpoint_kind(own).value}?"
+            f"not one of the {len(state)} keys fits the model; is this {checkpoint_kind(own).value}?"
         )
     model.load_state_dict(fitting, strict=False)
     return [key for key in state if key not in fitting]

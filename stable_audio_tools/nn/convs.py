@@ -10,7 +10,7 @@ the input, so half-precision audio can go through float32 layers without a secon
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ class WNConv1d(_WeightNorm):
     """A 1-d convolution under weight norm: ``(B, in, T) -> (B, out, T')``.
 
     Args:
-        padding: samples on each side, or ``"same"`` to keep the length at stride 1.
+        padding: zeros on each side, or ``"same"`` to keep the length at stride 1 (an odd one goes right).
     """
 
     def __init__(
@@ -98,17 +98,21 @@ class WNConv1d(_WeightNorm):
         out_channels: int,
         kernel_size: int,
         stride: int = 1,
-        padding: int | str = 0,
+        padding: int | Literal["same"] = 0,
         dilation: int = 1,
         bias: bool = True,
     ) -> None:
         shape = (out_channels, in_channels, kernel_size)
         super().__init__(shape, in_channels * kernel_size, out_channels if bias else None)
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        reach = dilation * (kernel_size - 1)
+        self.padding = reach // 2 if padding == "same" else padding
+        self.extra = reach % 2 if padding == "same" else 0
+        self.stride, self.dilation = stride, dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight_like(x), self.bias_like(x)
-        return F.conv1d(x, weight, bias, self.stride, self.padding, self.dilation)
+        if self.extra:
+            x = F.pad(x, (0, self.extra))
+        return F.conv1d(x, self.weight_like(x), self.bias_like(x), self.stride, self.padding, self.dilation)
 
 
 class WNConvTranspose1d(_WeightNorm):

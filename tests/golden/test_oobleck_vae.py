@@ -26,7 +26,9 @@ def tensors() -> dict[str, Tensor]:
 def model(tensors: dict[str, Tensor]) -> AudioAutoencoder:
     model = create_model_from_config(json.loads((CASE / "case.json").read_text())["config"])
     assert isinstance(model, AudioAutoencoder)
-    model.load_state_dict({key[2:]: value for key, value in tensors.items() if key.startswith("w/")}, strict=True)
+    model.load_state_dict(
+        {key[2:]: value for key, value in tensors.items() if key.startswith("w/")}, strict=True
+    )
     return model.eval().requires_grad_(False)
 
 
@@ -38,7 +40,9 @@ def test_encoder(model: AudioAutoencoder, tensors: dict[str, Tensor]) -> None:
     agrees(model.encoder(tensors["in/audio"]), tensors["out/encoder_pre_bottleneck"])
 
 
-def test_encode_samples_the_same_latents_after_the_same_seed(model: AudioAutoencoder, tensors: dict[str, Tensor]) -> None:
+def test_encode_samples_the_same_latents_after_the_same_seed(
+    model: AudioAutoencoder, tensors: dict[str, Tensor]
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(123)
         agrees(model.encode(tensors["in/audio"]), tensors["out/encode_seed123"])
@@ -56,7 +60,9 @@ def test_decode(model: AudioAutoencoder, tensors: dict[str, Tensor]) -> None:
 def test_decode_in_chunks(model: AudioAutoencoder, tensors: dict[str, Tensor]) -> None:
     found = model.decode_audio(tensors["in/latents"], chunked=True, chunk_size=128, overlap=32)
     agrees(found, tensors["out/decode_chunked"])
-    assert not torch.allclose(found, tensors["out/decode"], atol=1e-6), "the chunk edges should show in this tiny model"
+    assert not torch.allclose(found, tensors["out/decode"], atol=1e-6), (
+        "the chunk edges should show in this tiny model"
+    )
 
 
 def test_fused_weights_decode_the_same(model: AudioAutoencoder, tensors: dict[str, Tensor]) -> None:

@@ -83,9 +83,7 @@ class T5Conditioner(Conditioner):
         if self.config.enable_grad:
             return self.model
         if self._frozen is None:
-            with torch.inference_mode(
-                False
-            ):  # the first use may be a validation step, the next a training step
+            with torch.inference_mode(False):  # the first use may be a validation step
                 self._tokenizer, loaded = load_t5(self.config.t5_model_name)
                 self._frozen = (loaded.requires_grad_(False).eval(),)
         encoder = self._frozen[0]
@@ -124,7 +122,7 @@ def load_t5(name: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
         return AutoTokenizer.from_pretrained(name), encoder.float()
 
 
-def _to_half(encoder: T5EncoderModel) -> None:
+def _to_half(encoder: nn.Module) -> None:
     """Float16, but for the feed-forward outputs, whose sums overflow it: T5 was trained in bfloat16."""
     encoder.half()
     for path, module in encoder.named_modules():
