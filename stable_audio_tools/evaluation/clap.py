@@ -11,8 +11,10 @@ fixed places; a model without fusion gets windows of 10 s laid evenly over the c
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,15 @@ class ClapEmbedder:
         self.dim = int(self._model.config.projection_dim)
         self._fusion = bool(self._model.config.audio_config.enable_fusion)
         self._window = int(self._extractor.nb_max_samples)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """A hash of the weights: embeddings of different ones cannot be compared."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def embed_audio(self, audio: Sequence[torch.Tensor] | torch.Tensor, sample_rate: int) -> torch.Tensor:
