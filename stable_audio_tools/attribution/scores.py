@@ -11,7 +11,8 @@ with one float64 eigendecomposition of the N x N kernel Phi Phi^T.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,24 +25,30 @@ COLUMNS_AT_ONCE = 4096
 """Feature columns held in float64 at a time: 160 MB for 5,000 tracks."""
 
 
+def _flag(default: Any, text: str) -> Any:
+    """A field that is also a command-line flag, with the help it shows there."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class ScoreSettings:
     """How features become scores.
 
-    ``lambda_scale`` is relative to the kernel's mean eigenvalue (its trace over N), so it means the same for any
-    model, measurement and number of tracks. Its default of 0.1 lets a track that resembles no other keep
-    1 / (1 + 0.1), nine tenths, of its score on itself, and damps the directions with less than a tenth of the
-    average energy, where projection noise lives. It was set from that argument and not from any retraining.
-    ``lambda_reg`` is absolute and, where given, used instead.
+    ``lambda_scale`` is relative to the kernel's mean eigenvalue (its trace over N), so it means the same for
+    any model, measurement and number of tracks. Its default of 0.1 lets a track that resembles no other keep
+    1 / (1 + 0.1), nine tenths, of its score on itself, and damps the directions with less than a tenth of
+    the average energy, where projection noise lives. It was set from that argument and not from any
+    retraining. ``lambda_reg`` is absolute and, where given, used instead.
+
+    Raises:
+        UsageError: a value is out of range; the message names the setting.
     """
 
-    method: str = "dtrak"
-    lambda_scale: float = 0.1
-    lambda_reg: float | None = None
-    used_dim: int | None = None
-    """Dense features: only the first columns, rescaled so that inner products stay unbiased."""
-    seed: int = 0
-    """Of the random baseline."""
+    method: str = _flag("dtrak", "dtrak, trak, gradcos, graddot, or a baseline: latent-cosine, random.")
+    lambda_scale: float = _flag(0.1, "Regularisation, relative to the kernel's mean eigenvalue.")
+    lambda_reg: float | None = _flag(None, "Absolute regularisation, in place of lambda_scale.")
+    used_dim: int | None = _flag(None, "Dense features: only the first columns, rescaled.")
+    seed: int = _flag(0, "Seed of the random baseline.")
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from stable_audio_tools.attribution.measurements import MEASUREMENTS
@@ -16,44 +16,40 @@ PRECISIONS = ("float32", "bfloat16")
 STORE_DTYPES = ("float32", "float16")
 
 
+def _flag(default: Any, text: str) -> Any:
+    """A field that is also a command-line flag, with the help it shows there."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class FeatureSettings:
     """Everything that changes a feature row; stores with different settings do not mix.
 
     The defaults follow D-TRAK (Zheng et al. 2024): the squared output norm instead of the loss, no guidance
-    dropout, ten evenly spread timesteps. Noise is shared by all tracks and queries, so that two rows differ by
-    their music and not by their draw. ``f="l2-norm", mode="dense", proj_dim=16384`` with ``used_dim=8192`` and
-    ``lambda_reg=100`` at scoring is the script that users of the public code run.
+    dropout, ten evenly spread timesteps. Noise is shared by all tracks and queries, so that two rows differ
+    by their music and not by their draw. The script that users of the public code run is ``f="l2-norm",
+    mode="dense", proj_dim=16384``, scored with ``used_dim=8192`` and ``lambda_reg=100``.
+
+    Raises:
+        UsageError: a value is out of range; the message names the setting.
     """
 
-    f: str = "mean-squared-l2-norm"
-    """Which number of a sample's output is differentiated: a name in ``MEASUREMENTS``."""
-    K: int = 10
-    """Timesteps per sample; their gradients are summed."""
-    t_strategy: str = "uniform"
-    num_train_steps: int = 1000
-    """Timesteps are whole steps out of this many: t = step / num_train_steps."""
-    mode: str = "hooked"
-    """``hooked`` projects each layer inside the backward pass; ``dense`` projects the whole gradient (reference)."""
-    proj_rank: int = 16
-    """Hooked: each layer's gradient becomes proj_rank x proj_rank numbers; 0 keeps it whole."""
-    proj_dim: int = 16384
-    """Dense: the whole gradient becomes this many numbers; 0 keeps it whole."""
-    param_regex: str | None = None
-    """Names of the parameters to differentiate; None is every one that the mode can handle."""
-    noise: str = "shared"
-    seed: int = 0
-    """Seeds the projections and random crops."""
-    e_seed: int = 0
-    """Seeds the noise, the encoder's draw and guidance dropout."""
-    cfg_dropout_prob: float = 0.0
-    random_crop: bool = False
-    """Take a random window of each track (the same at every run) instead of its beginning."""
-    max_examples: int | None = None
-    """Only the first tracks of the index."""
-    precision: str = "float32"
-    """``bfloat16`` runs the network under autocast; float32 also switches TF32 off."""
-    store_dtype: str = "float32"
+    f: str = _flag("mean-squared-l2-norm", f"What is differentiated: {', '.join(MEASUREMENTS)}.")
+    K: int = _flag(10, "Timesteps per sample; their gradients are summed.")
+    t_strategy: str = _flag("uniform", "Which timesteps: uniform over all, or cumulative, the first K.")
+    num_train_steps: int = _flag(1000, "Timesteps are whole steps out of this many: t = step / this.")
+    mode: str = _flag("hooked", "hooked projects inside the backward pass; dense is the slow reference.")
+    proj_rank: int = _flag(16, "Hooked: a layer's gradient becomes rank x rank numbers; 0 keeps it whole.")
+    proj_dim: int = _flag(16384, "Dense: the whole gradient becomes this many numbers; 0 keeps it whole.")
+    param_regex: str | None = _flag(None, "Differentiate only parameters whose names match.")
+    noise: str = _flag("shared", "shared by all tracks and queries, or per-track.")
+    seed: int = _flag(0, "Seed of the projections and of random crops.")
+    e_seed: int = _flag(0, "Seed of the noise, the encoder's draw and guidance dropout.")
+    cfg_dropout_prob: float = _flag(0.0, "Chance that a sample's conditioning is left out at a timestep.")
+    random_crop: bool = _flag(False, "Take a random window of each track, the same at every run.")
+    max_examples: int | None = _flag(None, "Only the first tracks of the index.")
+    precision: str = _flag("float32", "float32 (TF32 off), or bfloat16 autocast.")
+    store_dtype: str = _flag("float32", "float32 or float16 on disk.")
 
     def __post_init__(self) -> None:
         _one_of("f", self.f, MEASUREMENTS)
@@ -88,6 +84,10 @@ class FeatureSettings:
         own = {"max_examples", "store_dtype", "random_crop", unused}
         return {name: value for name, value in asdict(self).items() if name not in own}
 
+    def crops(self) -> dict[str, Any]:
+        """The settings that must agree within one store."""
+        return {"random_crop": self.random_crop, "max_examples": self.max_examples}
+
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON values."""
         return asdict(self)
@@ -95,7 +95,7 @@ class FeatureSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FeatureSettings:
         """The settings that :meth:`to_dict` wrote."""
-        known = {field.name for field in fields(cls)}
+        known = {known_field.name for known_field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
 

@@ -31,7 +31,7 @@ FORMAT = "stable-audio-tools/features@1"
 Stamp = Mapping[str, Any]
 """What rows were made from: hashes and settings by name. Stores with different stamps never mix."""
 
-SHARED_STAMPS = ("model_config", "checkpoint", "adapter", "settings")
+SHARED_STAMPS = ("model_config", "checkpoint", "pretransform", "adapter", "settings")
 """What two stores must have in common for their rows to be compared."""
 
 

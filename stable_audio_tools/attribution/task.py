@@ -15,6 +15,7 @@ from stable_audio_tools.attribution.schedule import timesteps
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.objectives import get_objective
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.seeds import generator
 from stable_audio_tools.training.loss import latent_mask
 
@@ -79,7 +80,7 @@ class DiffusionTask:
             latents = torch.cat(
                 [self._encode(audio[i : i + 1].to(device), sample_id) for i, sample_id in enumerate(sample_ids)]
             )
-            singles = [self.model.conditioner([dict(info)], device) for info in infos]
+            singles = [self._condition(info, device) for info in infos]
         conditioning = {
             key: (torch.cat([c[key][0] for c in singles]), torch.cat([c[key][1] for c in singles]))
             for key in singles[0]
@@ -92,6 +93,12 @@ class DiffusionTask:
             return audio
         draw = generator("attribution-encode", self.settings.e_seed, sample_id)
         return self.model.pretransform.encode(audio, generator=[draw])
+
+    def _condition(self, info: Mapping[str, Any], device: torch.device) -> Any:
+        try:
+            return self.model.conditioner([dict(info)], device)
+        except DataError as error:
+            raise DataError(f"{info.get('path', info['sample_id'])}: {error}") from error
 
     def _pass(self, k: int) -> Any:
         return lambda batch: self.measure(batch, k)

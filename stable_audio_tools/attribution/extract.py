@@ -1,0 +1,155 @@
+"""From tracks to a feature store: decode, encode, condition, differentiate, write; continue where a run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.attribution.gradients import DenseGradients, GradientFeatures, HookedGradients
+from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.attribution.store import FeatureStore, Stamp
+from stable_audio_tools.attribution.task import DiffusionTask
+from stable_audio_tools.data.dataset import make_loader
+from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.data.local import LocalDataset
+from stable_audio_tools.data.sample import SampleKey
+from stable_audio_tools.errors import UsageError
+from stable_audio_tools.models.adapters.lora import adapted_layers
+from stable_audio_tools.runtime.progress import say, track, warn
+
+NETWORK_PREFIX = "model."
+"""Where the diffusion network is in the whole model, so that names read as state-dict keys."""
+
+ADAPTER_REGEX = r"\.lora_[AB]\."
+"""What was trained of a LoRA-tuned model, and is therefore differentiated unless told otherwise."""
+
+RECORD_KEYS = (
+    *("sample_id", "path", "relpath", "dataset_id", "prompt", "title", "artist", "artist_id", "album", "album_id"),
+    *("tags", "seconds_start", "seconds_total", "offset_seconds", "duration_seconds"),
+)
+
+
+def gradient_features(model: Any, settings: FeatureSettings) -> GradientFeatures:
+    """What turns measured passes of ``model`` into rows, by ``settings.mode``.
+
+    Only the diffusion network is differentiated. Of a LoRA-tuned model these are the adapters, by default.
+    """
+    network: nn.Module = model.model
+    regex = settings.param_regex
+    if regex is None and adapted_layers(network):
+        regex = ADAPTER_REGEX
+    common: dict[str, Any] = {"seed": settings.seed, "param_regex": regex, "prefix": NETWORK_PREFIX}
+    if settings.mode == "dense":
+        return DenseGradients(network, dim=settings.proj_dim, **common)
+    return HookedGradients(network, rank=settings.proj_rank, **common)
+
+
+def extract_features(
+    model: Any,
+    index: TrackIndex,
+    store_dir: str | Path,
+    settings: FeatureSettings,
+    *,
+    stamp: Stamp,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    description: str = "features",
+) -> FeatureStore:
+    """Write the feature row of every track of ``index`` into the store at ``store_dir``, or those still missing.
+
+    Rows do not depend on ``batch_size`` or ``num_workers`` beyond rounding. Batches lie on a fixed grid over
+    the index, so a run that was killed and continued computes each batch as it would have been, bit for bit.
+
+    Args:
+        model: a ``ConditionedDiffusionModelWrapper`` on its device; it is put in evaluation mode.
+        index: the tracks; row i of the store is track i.
+        stamp: what the model is, by name (hashes); index and settings are added here.
+
+    Raises:
+        StoreError: the store belongs to another run.
+        DataError: a file cannot be read, a prompt is missing, or a gradient is not finite.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, found {batch_size}")
+    model.eval()
+    task, gradients = DiffusionTask(model, settings), gradient_features(model, settings)
+    store = FeatureStore.create(
+        store_dir,
+        sample_ids=[entry.sample_id for entry in index],
+        dim=gradients.dim,
+        latent_dim=2 * model.io_channels,
+        stamp={**stamp, "settings": settings.comparable(), "crops": settings.crops()},
+        dtype=settings.store_dtype,
+        info={"settings": settings.to_dict(), "left_out": gradients.left_out},
+    )
+    batches = batches_to_do(store.missing(), len(index), batch_size)
+    if len(store.missing()) < len(index):
+        say(f"{store_dir}: {len(index) - len(store.missing())} of {len(index)} rows are there, going on")
+    loader = make_loader(
+        _dataset(model, index, settings), [[SampleKey(row, 0) for row in rows] for rows in batches], num_workers
+    )
+    with exact_float32(settings.precision == "float32"):
+        for rows, (audio, infos) in zip(batches, track(loader, description, total=len(batches)), strict=True):
+            batch = task.prepare(audio, infos)
+            features = gradients(batch, task.passes)
+            kept = torch.tensor([float("replaced" not in info) for info in infos], device=features.device)
+            statistics = latent_statistics(batch.latents, batch.mask) * kept[:, None]
+            store.write(rows, features * kept[:, None], statistics, [_record(info) for info in infos])
+    store.finish()
+    return store
+
+
+def batches_to_do(missing: Sequence[int], count: int, batch_size: int) -> list[list[int]]:
+    """The batches of the grid 0, batch_size, 2 batch_size, ... that have a row missing, each one whole."""
+    starts = sorted({row // batch_size for row in missing})
+    return [list(range(i * batch_size, min((i + 1) * batch_size, count))) for i in starts]
+
+
+def latent_statistics(latents: Tensor, mask: Tensor) -> Tensor:
+    """Mean and standard deviation over unpadded time of latents (B, C, L), by channel: (B, 2 C)."""
+    count = mask.sum(2).clamp(min=1)
+    mean = (latents * mask).sum(2) / count
+    variance = ((latents - mean[..., None]) ** 2 * mask).sum(2) / count
+    return torch.cat([mean, variance.sqrt()], dim=1)
+
+
+@contextmanager
+def exact_float32(enabled: bool = True) -> Iterator[None]:
+    """Without TF32, which keeps 10 bits of a product's factors, while the block lasts."""
+    if not enabled:
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def _dataset(model: Any, index: TrackIndex, settings: FeatureSettings) -> LocalDataset:
+    pretransform = model.pretransform
+    return LocalDataset(
+        index,
+        sample_size=model.config.sample_size,
+        sample_rate=model.config.sample_rate,
+        audio_channels=model.io_channels if pretransform is None else pretransform.io_channels,
+        random_crop=settings.random_crop,
+        seed=settings.seed,
+        on_error="raise",
+    )
+
+
+def _record(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row is. A track that its metadata function rejects was not trained on: its row is zero, and says so."""
+    if "replaced" in info:
+        warn(f"{info['replaced']}: rejected by its metadata module, so its row is left zero")
+        return {"sample_id": info["replaced"], "left_out": "rejected by its metadata module"}
+    return {key: info[key] for key in RECORD_KEYS if info.get(key) is not None}

@@ -1,0 +1,272 @@
+"""The three jobs behind the commands: extract features, score them, and both in one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stable_audio_tools.attribution.extract import extract_features
+from stable_audio_tools.attribution.queries import first_tracks, index_stamp, query_index, train_index
+from stable_audio_tools.attribution.ranking import RANK_BY, write_groups, write_ranking
+from stable_audio_tools.attribution.scores import ScoreSettings, score
+from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.attribution.store import FeatureStore
+from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.errors import CheckpointError, UsageError
+from stable_audio_tools.models.adapters.lora import load_adapter
+from stable_audio_tools.models.checkpoints import load_checkpoint, load_pretransform, model_sha256
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.runtime.device import resolve_device
+from stable_audio_tools.runtime.files import atomic_path, hash_json, sha256_file
+from stable_audio_tools.runtime.manifest import write_manifest
+from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.schema.reader import parse_model_config, read_dataset_config, read_json
+
+TRAIN_FEATURES, QUERY_FEATURES = "train_features", "query_features"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model comes from.
+
+    Attributes:
+        model_config: the model config (JSON).
+        ckpt_path: its checkpoint; of a wrapped one the averaged weights are used.
+        lora_ckpt_path: folder of an adapter on top of it, whose weights are then the ones differentiated.
+        pretransform_ckpt_path: where the autoencoder comes from, if not from ``ckpt_path``.
+    """
+
+    model_config: Path
+    ckpt_path: Path
+    lora_ckpt_path: Path | None = None
+    pretransform_ckpt_path: Path | None = None
+
+    def stamp(self) -> dict[str, Any]:
+        """Hashes of the files, by what they are."""
+        config = {key: value for key, value in read_json(self.model_config).items() if key != "training"}
+        pretransform = self.pretransform_ckpt_path
+        return {
+            "model_config": hash_json(config),
+            "checkpoint": model_sha256(self.ckpt_path),
+            "pretransform": None if pretransform is None else model_sha256(pretransform),
+            "adapter": None if self.lora_ckpt_path is None else _folder_hash(self.lora_ckpt_path),
+        }
+
+    def load(self, device: str | None = None) -> ConditionedDiffusionModelWrapper:
+        """The model in evaluation mode on ``device``.
+
+        Raises:
+            UsageError: the config is not that of a conditional diffusion model.
+            CheckpointError: a checkpoint is missing or does not fit.
+        """
+        model = create_model_from_config(parse_model_config(read_json(self.model_config), str(self.model_config)))
+        if not isinstance(model, ConditionedDiffusionModelWrapper):
+            raise UsageError(
+                f"{self.model_config}: describes {type(model).__name__}; attribution needs a diffusion_cond model"
+            )
+        own_pretransform = self.pretransform_ckpt_path is None
+        load_checkpoint(model, self.ckpt_path, allow_missing=() if own_pretransform else ("pretransform.",))
+        if self.pretransform_ckpt_path is not None:
+            load_pretransform(model, self.pretransform_ckpt_path)
+        if self.lora_ckpt_path is not None:
+            load_adapter(model, self.lora_ckpt_path)
+        return model.to(resolve_device(device)).eval()
+
+
+@dataclass(frozen=True)
+class AttributionFiles:
+    """What scoring wrote, and the scores (Q, N)."""
+
+    folder: Path
+    ranking: Path
+    artists: Path
+    albums: Path
+    scores: Tensor
+
+
+def extract(
+    model: ModelFiles,
+    output: str | Path,
+    settings: FeatureSettings | None = None,
+    *,
+    dataset_config: str | Path | None = None,
+    queries: str | Path | None = None,
+    batch_size: int = 8,
+    num_workers: int = 4,
+    device: str | None = None,
+) -> FeatureStore:
+    """Extract the features of a training set (``dataset_config``) or of clips (``queries``) into ``output``.
+
+    ``output`` is the folder of the store. If it ends in ``.npy``, the store goes to the folder of that name
+    without the suffix, and its rows are also written to the file, with ``.ids.txt`` and ``.meta.json`` beside
+    it. A run that was killed goes on where it stopped.
+
+    Args:
+        queries: a folder of clips, or a dataset config that names some.
+
+    Raises:
+        StableAudioError: see :func:`~stable_audio_tools.attribution.extract.extract_features`.
+    """
+    settings = settings or FeatureSettings()
+    output = Path(output)
+    folder = output.with_suffix("") if output.suffix == ".npy" else output
+    index = _index(dataset_config, queries)
+    store = _extract(
+        model, model.load(device), index, folder, settings, batch_size=batch_size, num_workers=num_workers
+    )
+    if output.suffix == ".npy":
+        store.export(output)
+    return store
+
+
+def score_stores(
+    train_features: str | Path,
+    query_features: str | Path,
+    output_dir: str | Path,
+    settings: ScoreSettings | None = None,
+    *,
+    rank_by: str | None = None,
+    top_k: int | None = None,
+) -> AttributionFiles:
+    """Score every query of one store against every track of another and write the tables to ``output_dir``.
+
+    Writes ``ranking.csv`` (one row per query and track, best first), ``artists.csv`` and ``albums.csv``
+    (sums), ``scores.npy`` (Q, N) and ``run.json``.
+
+    Args:
+        train_features: a store, or the ``.npy`` it was exported to.
+        rank_by: ``score`` or ``score_squared``; None takes the square for D-TRAK with a measurement other
+            than the loss, whose sign says nothing about helping or hurting, and the score elsewhere.
+        top_k: rows per query in ``ranking.csv``; None is all.
+
+    Raises:
+        StoreError: a store is missing, unfinished, or not comparable with the other.
+    """
+    settings = settings or ScoreSettings()
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top_k must be at least 1, found {top_k}")
+    train, queries = FeatureStore.open(_store_folder(train_features)), FeatureStore.open(_store_folder(query_features))
+    rank_by = rank_by or _rank_by(train, settings)
+    if rank_by not in RANK_BY:
+        raise UsageError(f"unknown rank_by {rank_by!r}; known: {', '.join(RANK_BY)}")
+    scores = score(train, queries, settings)
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "scores.npy") as temporary:
+        np.save(temporary, scores.numpy())
+
+    track_rows, clip_rows = train.records(), queries.records()
+    kept = [row for row, record in enumerate(track_rows) if "left_out" not in record]
+    shown, tracks = scores[:, kept], [track_rows[row] for row in kept]
+    files = AttributionFiles(
+        folder,
+        write_ranking(folder / "ranking.csv", shown, clip_rows, tracks, rank_by=rank_by, top_k=top_k),
+        write_groups(folder / "artists.csv", shown, clip_rows, tracks, key="artist", rank_by=rank_by),
+        write_groups(folder / "albums.csv", shown, clip_rows, tracks, key="album", rank_by=rank_by),
+        scores,
+    )
+    write_manifest(
+        folder,
+        "run",
+        {
+            "score": asdict(settings),
+            "rank_by": rank_by,
+            "train": {"store": str(train.folder), "rows": len(train), "stamp": train.meta["stamp"]},
+            "queries": {"store": str(queries.folder), "rows": len(queries), "stamp": queries.meta["stamp"]},
+        },
+    )
+    say(f"{files.ranking}: {len(queries)} clips against {len(tracks)} tracks, by {settings.method}, ranked by {rank_by}")
+    return files
+
+
+def run_attribution(
+    model: ModelFiles,
+    train_dataset_config: str | Path,
+    queries: str | Path,
+    output_dir: str | Path,
+    settings: FeatureSettings | None = None,
+    score_settings: ScoreSettings | None = None,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 4,
+    device: str | None = None,
+    rank_by: str | None = None,
+    top_k: int | None = None,
+) -> AttributionFiles:
+    """From a model, its training set and some clips to the ranked tables in ``output_dir``.
+
+    Features lie in ``train_features`` and ``query_features`` there. Training features that are whole are used
+    again, so asking about more clips costs only their own; a folder of clips that has changed needs another
+    ``output_dir``, or its ``query_features`` deleted.
+
+    Raises:
+        StableAudioError: see :func:`extract` and :func:`score_stores`.
+    """
+    settings = settings or FeatureSettings()
+    folder = Path(output_dir)
+    # Both lists first: a clip without a prompt should show before an hour of work on the training set.
+    clips, tracks = _index(None, queries), _index(train_dataset_config, None)
+    loaded = model.load(device)
+    jobs = (
+        (tracks, TRAIN_FEATURES, settings),
+        (clips, QUERY_FEATURES, replace(settings, max_examples=None)),  # all clips, whatever part of the tracks
+    )
+    for index, name, job in jobs:
+        _extract(model, loaded, index, folder / name, job, batch_size=batch_size, num_workers=num_workers)
+    return score_stores(
+        folder / TRAIN_FEATURES, folder / QUERY_FEATURES, folder, score_settings, rank_by=rank_by, top_k=top_k
+    )
+
+
+def _extract(
+    files: ModelFiles,
+    model: ConditionedDiffusionModelWrapper,
+    index: TrackIndex,
+    folder: Path,
+    settings: FeatureSettings,
+    *,
+    batch_size: int,
+    num_workers: int,
+) -> FeatureStore:
+    index = first_tracks(index, settings.max_examples)
+    return extract_features(
+        model,
+        index,
+        folder,
+        settings,
+        stamp={**files.stamp(), "index": index_stamp(index)},
+        batch_size=batch_size,
+        num_workers=num_workers,
+        description=folder.name,
+    )
+
+
+def _index(dataset_config: str | Path | None, queries: str | Path | None) -> TrackIndex:
+    if (dataset_config is None) == (queries is None):
+        raise UsageError("give either a dataset config (the training set) or queries (the clips), and not both")
+    if queries is not None:
+        return query_index(queries)
+    path = Path(dataset_config)  # type: ignore[arg-type]
+    return train_index(read_dataset_config(path), path.parent)
+
+
+def _store_folder(path: str | Path) -> Path:
+    path = Path(path)
+    return path.with_suffix("") if path.suffix == ".npy" else path
+
+
+def _rank_by(train: FeatureStore, settings: ScoreSettings) -> str:
+    signless = settings.method == "dtrak" and train.meta["stamp"]["settings"]["f"] != "loss"
+    return "score_squared" if signless else "score"
+
+
+def _folder_hash(folder: Path) -> str:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such adapter folder")
+    return hash_json({path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
