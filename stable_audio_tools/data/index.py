@@ -54,7 +54,7 @@ class TrackIndex(Sequence[Track]):
         self.excluded = excluded
         """How many tracks the exclude list took out."""
         self.unsupported = list(unsupported)
-        """Audio files of a format that cannot be decoded."""
+        """Audio files of a format that cannot be decoded, or of a name that is not UTF-8."""
 
     @classmethod
     def from_config(
@@ -74,9 +74,10 @@ class TrackIndex(Sequence[Track]):
             tracks += found
             unsupported += refused
         if unsupported:
-            names = ", ".join(str(path) for path in unsupported[:3])
+            names = ", ".join(repr(str(path)) for path in unsupported[:3])
             more = ", ..." if len(unsupported) > 3 else ""
-            warn(f"{len(unsupported)} files are left out, their format cannot be decoded: {names}{more}")
+            why = "their format cannot be decoded or their name is not UTF-8"
+            warn(f"{len(unsupported)} files are left out, {why}: {names}{more}")
         kept = tracks
         if apply_excludes and config.exclude_paths_file is not None:
             kept = _without_excluded(tracks, config.exclude_paths_file, base_dir)
@@ -138,16 +139,31 @@ def _list_directory(entry: AudioDirectory, base_dir: Path | None) -> tuple[list[
         module = str(resolve_module_path(module, base_dir))
     filelist = root / FILELIST
     names = _listed(filelist, root) if filelist.is_file() else sorted(_walk(root))
-    wanted = [name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    wanted = [name for name in names if _suffix(name) in AUDIO_SUFFIXES and _is_text(name)]
     # In a folder only what looks like audio counts as refused; in a list the user asked for every line.
+    asked_for = frozenset(names) if filelist.is_file() else frozenset()
+    looks_like_audio = AUDIO_SUFFIXES | _UNSUPPORTED_SUFFIXES
+    taken = frozenset(wanted)
     refused = [
         root / name
         for name in names
-        if (suffix := Path(name).suffix.lower()) not in AUDIO_SUFFIXES
-        and (filelist.is_file() or suffix in _UNSUPPORTED_SUFFIXES)
+        if name not in taken and (name in asked_for or _suffix(name) in looks_like_audio)
     ]
     tracks = [Track(-1, f"{entry.id}/{name}", root / name, name, root, entry.id, module) for name in wanted]
     return tracks, refused
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name is UTF-8: others cannot be written into reports, tables and exclude lists."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed(filelist: Path, root: Path) -> list[str]:

@@ -136,7 +136,7 @@ def test_a_rejected_track_is_replaced_by_the_next_and_said(music: Path) -> None:
     assert "__reject__" not in info
     assert "replaced" not in dataset[3][1]
     with pytest.raises(
-        DataError, match="none of 4 tracks from m/2.wav on can be used; get_custom_metadata rejects"
+        DataError, match=r"none of 4 tracks from m/2\.wav on can be used; get_custom_metadata rejects"
     ):
         _dataset(music, "def get_custom_metadata(info, audio):\n    return {'__reject__': True}\n")[2]
 
@@ -148,7 +148,7 @@ def test_replacement_audio_is_fitted_and_masked(music: Path) -> None:
     assert audio[:, :100].eq(0.5).all()
     assert info["padding_mask"].sum() == 100
     assert "__audio__" not in info
-    with pytest.raises(DataError, match="__audio__ for .* is str"):
+    with pytest.raises(DataError, match=r"__audio__ for .* is str"):
         _dataset(music, "def get_custom_metadata(info, audio):\n    return {'__audio__': 'x'}\n")[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,18 @@ def test_unsupported_formats_are_listed_and_warned_of(
     warning = capfd.readouterr().err
     assert "2 files" in warning
     assert "old.ape" in warning
+
+
+def test_names_that_are_not_utf8_are_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _touch(tmp_path, "a.wav")
+    try:
+        os.link(os.fsencode(tmp_path / "a.wav"), os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    except OSError as error:
+        pytest.skip(f"this file system takes UTF-8 names only: {error}")
+    index = _index(tmp_path)
+    assert _names(index) == ["d0/a.wav"]
+    assert len(index.unsupported) == 1
+    assert "caf" in capfd.readouterr().err
 
 
 def test_symbolic_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -183,7 +196,7 @@ def test_empty_datasets_say_why(tmp_path: Path) -> None:
         _index(tmp_path)
     _touch(tmp_path, "a.wav")
     (tmp_path / "out.txt").write_text("a.wav\n")
-    with pytest.raises(DataError, match="all 1 tracks .* exclude list"):
+    with pytest.raises(DataError, match=r"all 1 tracks .* exclude list"):
         _index(tmp_path, exclude_paths_file=str(tmp_path / "out.txt"))
     with pytest.raises(DataError, match="is not a folder"):
         _index(tmp_path / "a.wav")
