@@ -34,10 +34,10 @@ def _flag(default: Any, text: str) -> Any:
 class ScoreSettings:
     """How features become scores.
 
-    ``lambda_scale`` is relative to the kernel's mean eigenvalue (its trace over N), so it means the same for
-    any model, measurement and number of tracks. Its default of 0.1 lets a track that resembles no other keep
-    1 / (1 + 0.1), nine tenths, of its score on itself, and damps the directions with less than a tenth of
-    the average energy, where projection noise lives. It was set from that argument and not from any
+    ``lambda_scale`` is relative to the kernel's mean eigenvalue, see :func:`mean_eigenvalue`, so it means the
+    same for any model, measurement and number of tracks. Its default of 0.1 lets a track that resembles no
+    other keep 1 / (1 + 0.1), nine tenths, of its score on itself, and damps the directions with less than a
+    tenth of the average energy, where projection noise lives. It was set from that argument and not from any
     retraining. ``lambda_reg`` is absolute and, where given, used instead.
 
     Raises:
@@ -70,11 +70,20 @@ def regularised_scores(
     """
     values, vectors = torch.linalg.eigh(kernel.double())
     values = values.clamp(min=0)
-    weight = lambda_scale * values.mean() if lambda_reg is None else torch.tensor(lambda_reg, dtype=torch.float64)
-    damped = values + weight
+    damped = values + (lambda_scale * mean_eigenvalue(values) if lambda_reg is None else lambda_reg)
     floor = values.max() * torch.finfo(torch.float64).eps * len(values)
     inverse = torch.where(damped > floor, 1 / damped.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
     return ((cross.double() @ vectors) * inverse) @ vectors.T
+
+
+def mean_eigenvalue(values: Tensor) -> Tensor:
+    """The mean of a kernel's eigenvalues (N,) in ascending order, the largest aside.
+
+    The largest belongs to what all tracks have in common. With noise shared by all of them it can be a
+    thousand times the rest (cosines of 0.999), and a lambda measured against it would leave nothing of what
+    tells the tracks apart: a copy no longer found its original.
+    """
+    return values[:-1].mean() if len(values) > 1 else values.mean()
 
 
 def kernels(train: FeatureStore, queries: FeatureStore, used_dim: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

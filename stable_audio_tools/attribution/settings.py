@@ -42,7 +42,7 @@ class FeatureSettings:
     proj_rank: int = _flag(16, "Hooked: a layer's gradient becomes rank x rank numbers; 0 keeps it whole.")
     proj_dim: int = _flag(16384, "Dense: the whole gradient becomes this many numbers; 0 keeps it whole.")
     param_regex: str | None = _flag(None, "Differentiate only parameters whose names match.")
-    noise: str = _flag("shared", "shared by all tracks and queries, or per-track.")
+    noise: str = _flag("shared", "Noise and encoder draws: shared by all tracks and queries, or per-track.")
     seed: int = _flag(0, "Seed of the projections and of random crops.")
     e_seed: int = _flag(0, "Seed of the noise, the encoder's draw and guidance dropout.")
     cfg_dropout_prob: float = _flag(0.0, "Chance that a sample's conditioning is left out at a timestep.")

@@ -71,8 +71,8 @@ class DiffusionTask:
     def prepare(self, audio: Tensor, infos: Sequence[Mapping[str, Any]]) -> LatentBatch:
         """Encode audio (B, C, T) and condition on its metadata.
 
-        One sample at a time: a text encoder in half precision rounds differently beside longer prompts, and the
-        draw of the bottleneck belongs to the track.
+        One sample at a time: a text encoder in half precision rounds differently beside longer prompts. The
+        bottleneck's draw is shared or per track like the noise, so a copy has the latents of its original.
         """
         device = next(self.model.model.parameters()).device
         sample_ids = tuple(str(info["sample_id"]) for info in infos)
@@ -91,8 +91,12 @@ class DiffusionTask:
     def _encode(self, audio: Tensor, sample_id: str) -> Tensor:
         if self.model.pretransform is None:
             return audio
-        draw = generator("attribution-encode", self.settings.e_seed, sample_id)
+        draw = generator("attribution-encode", self.settings.e_seed, *self._own(sample_id))
         return self.model.pretransform.encode(audio, generator=[draw])
+
+    def _own(self, sample_id: str) -> tuple[str, ...]:
+        """What a draw is keyed by besides its purpose: nothing where it is shared by all samples."""
+        return () if self.settings.noise == "shared" else (sample_id,)
 
     def _condition(self, info: Mapping[str, Any], device: torch.device) -> Any:
         try:
@@ -120,7 +124,7 @@ class DiffusionTask:
         key = ("attribution-noise", self.settings.e_seed, k)
         if self.settings.noise == "shared":
             return keyed_noise(shape, *key, device=device).expand_as(batch.latents)
-        return torch.stack([keyed_noise(shape, *key, sample_id, device=device) for sample_id in batch.sample_ids])
+        return torch.stack([keyed_noise(shape, *key, *self._own(name), device=device) for name in batch.sample_ids])
 
     def _drop_guidance(self, inputs: dict[str, Any], batch: LatentBatch, k: int) -> None:
         """Leave out the conditioning of some samples as training does, by a draw of the sample's own."""

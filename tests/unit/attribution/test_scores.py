@@ -46,15 +46,23 @@ def test_sample_space_equals_feature_space(rows):
 def test_lambda_scale_is_relative_to_the_mean_eigenvalue(rows):
     tracks, queries = (values.double() for values in rows)
     kernel, cross = tracks @ tracks.T, queries @ tracks.T
-    mean = float(kernel.diagonal().mean())
-    torch.testing.assert_close(
-        regularised_scores(kernel, cross, lambda_scale=0.2), regularised_scores(kernel, cross, lambda_reg=0.2 * mean)
-    )
+    mean = float(torch.linalg.eigvalsh(kernel)[:-1].mean())
+    expected = regularised_scores(kernel, cross, lambda_reg=0.2 * mean)
+    torch.testing.assert_close(regularised_scores(kernel, cross, lambda_scale=0.2), expected)
     # Units of the features do not change what it means.
-    torch.testing.assert_close(
-        regularised_scores(kernel * 1e-12, cross * 1e-12, lambda_scale=0.2),
-        regularised_scores(kernel, cross, lambda_scale=0.2),
-    )
+    torch.testing.assert_close(regularised_scores(kernel * 1e-12, cross * 1e-12, lambda_scale=0.2), expected)
+
+
+def test_what_all_tracks_share_does_not_hide_a_copy(rows):
+    """Cosines of 0.9999 between all tracks, as shared noise makes them."""
+    tracks = rows[0].double() + 1000 * torch.ones(40, dtype=torch.float64)
+    scores = regularised_scores(tracks @ tracks.T, tracks @ tracks.T)
+    assert scores.argmax(1).tolist() == list(range(12))
+    assert (scores.diagonal() > 0.5).all()
+
+
+def test_one_track_is_enough():
+    assert float(regularised_scores(torch.tensor([[4.0]]), torch.tensor([[4.0]]))) == pytest.approx(1 / 1.1)
 
 
 def test_lambda_zero_with_copies_in_the_training_set_is_finite(rows):
