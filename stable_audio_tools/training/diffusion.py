@@ -269,9 +269,9 @@ class DiffusionCondTrainer(pl.LightningModule):
 
     def _not_finite(self, loss: DiffusionLoss, infos: Sequence[dict[str, Any]]) -> TrainingError:
         tracks = [str(info.get("sample_id", info.get("path", "?"))) for info in infos]
-        found = loss.mean.item()
+        found, step = loss.mean.item(), self.steps_done + 1
         self.bad_batch = {
-            "step": self.steps_done,
+            "step": step,
             "rank": self.global_rank,
             "loss": str(found),
             "items": [
@@ -280,6 +280,6 @@ class DiffusionCondTrainer(pl.LightningModule):
             ],
         }
         return TrainingError(
-            f"step {self.steps_done}: the loss is {found}, expected a finite number; tracks of this batch:"
+            f"step {step}: the loss is {found}, expected a finite number; tracks of this batch:"
             f" {', '.join(tracks)}; lower the learning rate, set --gradient-clip-val or exclude a file"
         )

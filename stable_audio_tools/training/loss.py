@@ -70,7 +70,7 @@ def drop_conditioning(
 
 
 def latent_mask(padding_masks: Tensor, length: int) -> Tensor:
-    """A mask ``(B, length)`` of latents from one of samples ``(B, T)``: a latent counts as its first sample."""
+    """The mask ``(B, length)`` of latents for one of samples ``(B, T)``: each as its first sample."""
     return nn.functional.interpolate(padding_masks[:, None].float(), size=length, mode="nearest")[:, 0]
 
 

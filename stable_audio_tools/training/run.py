@@ -58,6 +58,9 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         model_config, model, seed=settings.seed, accum_batches=settings.accum_batches, lora=lora
     )
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
+    base = _base(settings) if lora else None
+    if base is not None:
+        data["base_sha256"] = base[1]
     module.run_facts = {
         "dataset_config": dataset_config.model_dump(mode="json"),
         "seed": settings.seed,
@@ -65,7 +68,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         "versions": installed_versions(),
     }
     folder = make_run_folder(settings, hardware, resume, model_config, dataset_config, index)
-    trainer = _trainer(settings, hardware, folder, module, val_loader is not None, resume)
+    with _quiet():
+        trainer = _trainer(settings, hardware, folder, module, val_loader is not None, resume, base)
     _announce(module, index, hardware, folder)
     if resume is not None:
         resume.warn_of_changes({"seed": settings.seed, **data})
@@ -135,6 +139,12 @@ def _val_loader(
     )
 
 
+def _base(settings: TrainSettings) -> tuple[str, str] | None:
+    """Name and SHA-256 of the checkpoint that adapters are trained on."""
+    path = settings.pretrained_ckpt_path
+    return (Path(path).name, sha256_file(path)) if path is not None else None
+
+
 def _trainer(
     settings: TrainSettings,
     hardware: Hardware,
@@ -142,10 +152,8 @@ def _trainer(
     module: DiffusionCondTrainer,
     validates: bool,
     resume: Resume | None,
+    base: tuple[str, str] | None,
 ) -> pl.Trainer:
-    base = None
-    if module.lora and settings.pretrained_ckpt_path:
-        base = (Path(settings.pretrained_ckpt_path).name, sha256_file(settings.pretrained_ckpt_path))
     keeper = CheckpointKeeper(folder / "checkpoints", settings.checkpoint_every, settings.save_top_k, base)
     metrics = MetricsLog(settings.log_every, keeper)
     progress = StepProgress(metrics, settings.max_steps)
