@@ -1,12 +1,16 @@
 """The dedup job: a dataset in; an exclude list, the evidence and a summary out.
 
 What ``similarity_threshold`` means: two tracks become candidates when the cosine of their histograms of DAC
-codes reaches it. A histogram cannot see order, so the cosine measures likeness of sound, not identity. Even
-histograms drawn from one distribution with K effective codes reach N / (N + K - 1) at N frames, about 0.91
-for 120 s of unrelated audio, and an excerpt falls under its source. Candidates are therefore aligned in time
-(:mod:`stable_audio_tools.dedup.verify`), and only those whose onsets agree are called one recording; the
-threshold only decides how many pairs are looked at. Without ``verify`` the threshold alone decides: then take
-0.99 or more and listen to what ``similar_pairs.jsonl`` lists.
+codes reaches it. A histogram cannot see order, so the cosine measures likeness of sound, not identity: two
+draws of N frames from one distribution with K effective codes reach N / (N + K - 1), whether they are one
+recording or not. At 120 s and the 1,024 codes of DAC that is 0.91, and so the default is 0.9: a copy whose
+codes all fell otherwise, because it was encoded again or shifted by part of a frame, is still looked at.
+Short tracks reach less (0.72 at 30 s), an excerpt of a long track still less: lower the threshold for a
+catalogue of short clips.
+
+Candidates are then aligned in time (:mod:`stable_audio_tools.dedup.verify`), and only those whose onsets
+agree are called one recording, so a low threshold costs time, not tracks. With ``verify=False`` the threshold
+alone decides: take 0.99 or more then, and listen to what ``similar_pairs.jsonl`` lists.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stable_audio_tools.data.index import Track
 from stable_audio_tools.dedup.candidates import Candidates, similar_pairs
@@ -48,7 +54,7 @@ def run_dedup(
     model_path: str | Path = "descript/dac_44khz",
     device: str | None = None,
     similarity_device: str | None = "cpu",
-    similarity_threshold: float = 0.95,
+    similarity_threshold: float = 0.9,
     histogram_mode: str = "per-codebook",
     max_audio_seconds: float | None = 120.0,
     chunk_seconds: float = 10.0,
@@ -92,22 +98,31 @@ def run_dedup(
     codec = DacFingerprinter(
         model_path, device=device, settings=FingerprintSettings(max_audio_seconds, chunk_seconds, batch_size)
     )
-    prints, hashes, failed = _fingerprint_all(index, codec, output_dir / "fingerprints", num_workers)
-    if not prints:
+    cache = output_dir / "fingerprints"
+    heard, failed = _hear_all(index, codec, cache, histogram_mode, num_workers)
+    if not heard:
         why = next(iter(failed.values()), "the index is empty")
         raise DataError(f"none of the {len(index)} tracks could be read: {why}")
-    audible = [i for i in sorted(prints) if prints[i].flaw is None]
-    vectors = [histogram(prints[i].counts, histogram_mode) for i in audible] or [np.zeros(1, np.float32)]
-    candidates = similar_pairs(np.stack(vectors), similarity_threshold, device=similarity_device)
-    pairs = _judge(candidates, audible, prints, hashes, verify, min_correlation)
-    groups, kept = _groups(index, prints, pairs)
+    audible = [i for i in sorted(heard) if heard[i].flaw is None]
+    vectors = np.stack([heard[i].histogram for i in audible] or [np.zeros(1, np.float32)])
+    candidates = similar_pairs(vectors, similarity_threshold, device=similarity_device)
+
+    @lru_cache(maxsize=2048)
+    def onsets(digest: str) -> NDArray[np.int8]:
+        found = load_fingerprint(cache / f"{digest}.npz", codec.stamp)
+        if found is None:
+            raise DataError(f"{cache / digest}.npz: was damaged or removed during the run; run again")
+        return found.onsets
+
+    pairs = _judge(candidates, audible, heard, onsets if verify else None, min_correlation)
+    groups, kept = _groups(index, heard, pairs)
     summary = DedupSummary(
         tracks=len(index),
         candidates=len(pairs),
         duplicate_pairs=sum(pair.duplicate for pair in pairs),
         groups=[[index[i].sample_id for i in group] for group in groups],
         excluded=[index[i].sample_id for i in sorted(kept) if kept[i] != i],
-        flagged={index[i].sample_id: flaw for i in sorted(prints) if (flaw := prints[i].flaw) is not None},
+        flagged={index[i].sample_id: flaw for i in sorted(heard) if (flaw := heard[i].flaw) is not None},
         failed=failed,
         settings={
             "model_path": str(model_path),
@@ -119,7 +134,9 @@ def run_dedup(
             "min_correlation": min_correlation,
             "keep_rule": KEEP_RULE,
         },
-        content_sha256=hash_json([[item.sample_id, hashes.get(i)] for i, item in enumerate(index)]),
+        content_sha256=hash_json(
+            [[item.sample_id, heard[i].digest if i in heard else None] for i, item in enumerate(index)]
+        ),
         wall_seconds=round(time.monotonic() - started, 2),
     )
     write_outputs(output_dir, index, summary, pairs, kept)
@@ -145,10 +162,20 @@ def _refuse_bad_settings(
     histogram(np.zeros((1, 1), np.int32), mode)
 
 
-def _fingerprint_all(
-    index: Sequence[Track], codec: DacFingerprinter, cache: Path, num_workers: int
-) -> tuple[dict[int, Fingerprint], dict[int, str], dict[str, str]]:
-    """Fingerprints and content hashes by position in the index, and what went wrong by path."""
+@dataclass(frozen=True)
+class _Heard:
+    """What stays in memory of a track; its onsets are read back from the cache by ``digest``."""
+
+    digest: str
+    histogram: NDArray[np.float32]
+    duration_seconds: float
+    flaw: str | None
+
+
+def _hear_all(
+    index: Sequence[Track], codec: DacFingerprinter, cache: Path, mode: str, num_workers: int
+) -> tuple[dict[int, _Heard], dict[str, str]]:
+    """What was heard by position in the index, and what went wrong by path; fingerprints go to ``cache``."""
 
     def prepare(item: Track) -> tuple[str, Fingerprint | Recording]:
         digest = sha256_file(item.path)
@@ -156,8 +183,7 @@ def _fingerprint_all(
         limit = codec.settings.max_audio_seconds
         return digest, stored or load_recording(item.path, codec.sample_rate, limit)
 
-    prints: dict[int, Fingerprint] = {}
-    hashes: dict[int, str] = {}
+    heard: dict[int, _Heard] = {}
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(num_workers) as pool:
         upcoming = _ahead(pool, prepare, index, 2 * num_workers)
@@ -170,8 +196,10 @@ def _fingerprint_all(
             if isinstance(found, Recording):
                 found = codec.fingerprint(found)
                 save_fingerprint(cache / f"{digest}.npz", found, codec.stamp)
-            prints[position], hashes[position] = found, digest
-    return prints, hashes, failed
+            heard[position] = _Heard(
+                digest, histogram(found.counts, mode), found.duration_seconds, found.flaw
+            )
+    return heard, failed
 
 
 def _ahead(
@@ -191,33 +219,33 @@ def _ahead(
 def _judge(
     candidates: Candidates,
     audible: Sequence[int],
-    prints: Mapping[int, Fingerprint],
-    hashes: Mapping[int, str],
-    verify: bool,
+    heard: Mapping[int, _Heard],
+    onsets: Callable[[str], NDArray[np.int8]] | None,
     min_correlation: float,
 ) -> list[Pair]:
-    """The candidates with their evidence and the verdict on each."""
+    """The candidates with their evidence and the verdict on each; without ``onsets`` all are duplicates."""
     pairs = []
     rows = zip(candidates.first.tolist(), candidates.second.tolist(), candidates.cosine.tolist(), strict=True)
     for first, second, cosine in track(rows, "pairs", total=len(candidates.first)):
         a, b = audible[first], audible[second]
-        identical = hashes[a] == hashes[b]
-        alignment = align(prints[a].onsets, prints[b].onsets) if verify and not identical else None
-        same = identical or alignment is None or alignment.correlation >= min_correlation
+        identical = heard[a].digest == heard[b].digest
+        alignment = None
+        if onsets is not None and not identical:
+            alignment = align(onsets(heard[a].digest), onsets(heard[b].digest))
+        same = alignment is None or alignment.correlation >= min_correlation
         pairs.append(Pair(a, b, round(cosine, 6), identical, alignment, same))
     return pairs
 
 
 def _groups(
-    index: Sequence[Track], prints: Mapping[int, Fingerprint], pairs: Sequence[Pair]
+    index: Sequence[Track], heard: Mapping[int, _Heard], pairs: Sequence[Pair]
 ) -> tuple[list[list[int]], dict[int, int]]:
     """Groups of one recording, and for each of their members the member that is kept."""
     groups = connected_groups(len(index), ((pair.a, pair.b) for pair in pairs if pair.duplicate))
     kept: dict[int, int] = {}
     for group in groups:
         members = [
-            Member(index[i].sample_id, prints[i].duration_seconds, index[i].path.stat().st_size)
-            for i in group
+            Member(index[i].sample_id, heard[i].duration_seconds, index[i].path.stat().st_size) for i in group
         ]
         chosen = group[choose_kept(members)]
         kept.update(dict.fromkeys(group, chosen))
