@@ -1,7 +1,8 @@
 """The artists of the two worlds: eight with a style of their own, and many generic ones to pretrain on.
 
-The demo catalogue is by :data:`DEMO_ARTISTS`. The tiny models learned from :func:`pretraining_artists`, who play the
-same instruments with other progressions, tempi and timbres, so that there is something left to fine-tune.
+The demo catalogue is by :data:`DEMO_ARTISTS`. The tiny models learned from :func:`pretraining_artists`, who
+play the same instruments with other progressions, tempi and timbres, so that there is something left to
+fine-tune.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Genre:
-    """What a style is called and made of, in the words of MTG-Jamendo tags, with the tempi it is played at."""
+    """What a style is called and made of, in the words of MTG-Jamendo tags, and its tempi."""
 
     genres: tuple[str, ...]
     instruments: tuple[str, ...]
@@ -77,7 +78,7 @@ GENRES: dict[str, Genre] = {
 
 @dataclass(frozen=True)
 class Artist:
-    """Someone who plays one style within narrow habits; the pieces differ in key, tempo, progression and notes."""
+    """Someone with narrow habits in one style; the pieces differ in key, tempo, progression and notes."""
 
     artist_id: int
     name: str
@@ -92,7 +93,7 @@ class Artist:
     """Ranges of the playing parameters of :class:`Song`; a parameter that is not named takes any value."""
 
     def plan(self, world: str, number: int, target_seconds: float) -> Song:
-        """The plan of this artist's piece ``number``: as many whole bars as come closest to ``target_seconds``."""
+        """The plan of piece ``number``: as many whole bars as come closest to ``target_seconds``."""
         rng = np.random.default_rng(derive_seed("demo piece", world, self.artist_id, number))
         tempo = round(float(rng.uniform(*self.tempo)), 1)
         beats = GENRES[self.style].beats_per_bar
@@ -218,12 +219,14 @@ DEMO_ARTISTS: tuple[Artist, ...] = (
 )
 
 _COMMON_PROGRESSIONS = (
-    (0, 3, 4, 4), (0, 5, 3, 4), (0, 4, 3, 3), (5, 3, 0, 4), (0, 2, 3, 4), (0, 0, 4, 4), (3, 0, 4, 0), (0, 6, 5, 4), (1, 4, 0, 0), (0, 3, 5, 4),
+    (0, 3, 4, 4), (0, 5, 3, 4), (0, 4, 3, 3), (5, 3, 0, 4), (0, 2, 3, 4), (0, 0, 4, 4), (3, 0, 4, 0),
+    (0, 6, 5, 4),
+    (1, 4, 0, 0), (0, 3, 5, 4),
 )  # fmt: skip
 
 
 def pretraining_artists(per_style: int = 4) -> tuple[Artist, ...]:
-    """Generic artists: every style at any tempo it is played at, in any key and mode, over common progressions."""
+    """Generic artists: every style at any of its tempi, in any key and mode, over common progressions."""
     artists = []
     for index, style in enumerate(sorted(STYLES)):
         for variant in range(per_style):

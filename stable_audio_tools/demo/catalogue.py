@@ -7,13 +7,15 @@
     <folder>/planted.json                            which tracks are copies of which, and how they were made
     <folder>/song_describer/song_describer.csv       captions of other pieces, not in the catalogue
     <folder>/song_describer/audio/NN/<id>.2min.mp3   and their sound
-    <folder>/catalogue.json                          the settings; written last, so its presence means all is there
+    <folder>/catalogue.json                          the settings; written last: with it, all is there
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -54,11 +56,12 @@ class CatalogueSettings:
 
 @dataclass(frozen=True)
 class _Job:
-    """One audio file to write: a piece, and what is done to it first."""
+    """One audio file to write: a piece and what is done to it first, or the bytes of another file."""
 
     piece: Piece
     path: Path
     edit: str = "none"
+    copy_of: Path | None = None
 
 
 def _attenuate(audio: Audio) -> Audio:
@@ -86,9 +89,9 @@ _PLANTED = (
 def write_catalogue(
     folder: str | Path, settings: CatalogueSettings | None = None, *, num_workers: int | None = None
 ) -> Path:
-    """Compose and write the catalogue into ``folder``; what is already there whole is kept. Returns ``folder``.
+    """Compose and write the catalogue into ``folder``, keeping what is there. Returns ``folder``.
 
-    ``num_workers`` processes render at once (default: one for each CPU, at most 16; 0 renders in this process).
+    ``num_workers`` processes render at once (default: one for each CPU, at most 16; 0: this one).
 
     Raises:
         UsageError: there are fewer tracks than planted copies, or the folder holds another catalogue.
@@ -145,7 +148,7 @@ def _plant(
         if kind != "copy":  # edited copies also come in another format
             suffix = "ogg" if suffix == "mp3" else "mp3"
         path = folder / "audio" / _relative(_FIRST_COPY_ID + number, suffix)
-        copies.append(_Job(original.piece, path, edit))
+        copies.append(_Job(original.piece, path, edit, original.path if kind == "copy" else None))
         truth.append(
             {
                 "original": original.path.relative_to(folder / "audio").as_posix(),
@@ -161,16 +164,25 @@ def _render_all(jobs: Sequence[_Job], num_workers: int | None) -> list[float]:
     """Write the audio files of ``jobs``; returns their lengths in seconds."""
     if num_workers is None:
         num_workers = default_workers()
+    played = [job for job in jobs if job.copy_of is None]
     if num_workers == 0:
-        return [_render(job) for job in track(jobs, "composing and playing")]
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        return list(track(pool.map(_render, jobs, chunksize=2), "composing and playing", len(jobs)))
+        seconds = [_render(job) for job in track(played, "composing and playing")]
+    else:
+        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+            seconds = list(
+                track(pool.map(_render, played, chunksize=2), "composing and playing", len(played))
+            )
+    lengths = {job.path: length for job, length in zip(played, seconds, strict=True)}
+    for job in jobs:
+        if job.copy_of is not None:
+            with atomic_path(job.path) as temporary:
+                shutil.copyfile(job.copy_of, temporary)
+            lengths[job.path] = lengths[job.copy_of]
+    return [lengths[job.path] for job in jobs]
 
 
 def default_workers() -> int:
     """Processes to render with: one for each CPU this process may use, at most 16."""
-    import os
-
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, 16)
 

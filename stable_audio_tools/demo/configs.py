@@ -14,7 +14,7 @@ TEXT_WIDTH = 128
 
 
 def autoencoder_block() -> dict[str, Any]:
-    """A VAE with a light encoder, since fine-tuning encodes every batch, and a wider decoder, since it is heard."""
+    """A VAE with a light encoder, since every batch is encoded, and a wider decoder, since it is heard."""
     shape = {"c_mults": [4, 8, 16], "strides": [8, 8, 8], "use_snake": True}
     return {
         "encoder": {

@@ -9,7 +9,7 @@ from stable_audio_tools.demo.synth import SAMPLE_RATE, Signal, highpass, lowpass
 
 
 class Mixer:
-    """A stereo canvas of ``seconds``, with one send to a reverb. Sounds that run over the end are cut there."""
+    """A stereo canvas of ``seconds``, with one send to a reverb. Sounds are cut at its end."""
 
     def __init__(self, seconds: float) -> None:
         self.length = samples(seconds)
@@ -17,7 +17,7 @@ class Mixer:
         self.wet = np.zeros((2, self.length))
 
     def add(self, sound: Signal, at: float, gain: float = 1.0, pan: float = 0.0, send: float = 0.1) -> None:
-        """Put ``sound`` ``at`` seconds; ``pan`` from -1 (left) to 1 (right), equal power; ``send`` to the reverb."""
+        """Put ``sound`` ``at`` seconds; ``pan`` from -1 (left) to 1 (right); ``send`` to the reverb."""
         start = max(0, round(at * SAMPLE_RATE))
         sound = sound[: max(0, self.length - start)] * gain
         angle = (pan + 1) * np.pi / 4
@@ -43,7 +43,7 @@ class Mixer:
     def finish(
         self, rng: np.random.Generator, reverb_seconds: float = 1.2, drive: float = 0.0
     ) -> NDArray[np.float32]:
-        """The mix, shape ``(2, n)``: reverb added, driven, levelled to -16 dB RMS with peaks under 0.9, the ends faded."""
+        """The mix, shape ``(2, n)``: with reverb and drive, at -16 dB RMS, peaks under 0.9, ends faded."""
         out = self.dry + _reverberate(self.wet, reverb_seconds, rng)
         out = highpass(out, 25.0)
         out /= np.abs(out).max() + 1e-9

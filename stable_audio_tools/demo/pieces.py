@@ -118,7 +118,7 @@ def describe(
 
 
 def prompts_of(piece: Piece, count: int, seed: int = 0) -> list[str]:
-    """Several ways to ask for a piece: its caption, other captions, and lists of its tags in no fixed order."""
+    """Several ways to ask for a piece: its caption, other captions, and lists of its tags."""
     prompts = [piece.caption]
     for number in range(1, count):
         rng = np.random.default_rng(derive_seed("demo prompt", seed, piece.track_id, number))

@@ -16,8 +16,8 @@ from stable_audio_tools.runtime.seeds import derive_seed
 class Song:
     """A plan of a piece; the same plan always gives the same sound.
 
-    The last five say how it is played, each from 0 to 1: ``brightness`` of the timbres, ``density`` of the notes,
-    ``space`` of the reverb and echoes, ``grit`` of the saturation, ``swing`` of the off-beats.
+    The last five say how it is played, each from 0 to 1: ``brightness`` of the timbres, ``density`` of the
+    notes, ``space`` of the reverb and echoes, ``grit`` of the saturation, ``swing`` of the off-beats.
     """
 
     key: Key

@@ -40,7 +40,7 @@ def sine(frequency: float | Signal, n: int, start: float = 0.0) -> Signal:
 
 
 def _step_residual(position: Signal, increment: Signal) -> Signal:
-    """What to subtract around a unit step of a waveform so that it hardly aliases (Valimaki and Huovilainen 2007)."""
+    """What a step of a waveform has too much to be free of aliases (Valimaki and Huovilainen 2007)."""
     after = np.clip(position / increment, 0.0, 1.0)
     before = np.clip((position - 1.0) / increment, -1.0, 0.0)
     return -((1.0 - after) ** 2) + (1.0 + before) ** 2
@@ -98,8 +98,8 @@ def shape_spectrum(sound: Signal, gain: Callable[[Signal], Signal]) -> Signal:
     """Multiply the spectrum by ``gain(frequency in Hz)``; zero phase, along the last axis."""
     n = sound.shape[-1]
     size = 1 << (n + 255).bit_length()
-    spectrum = np.fft.rfft(sound, size)
-    return np.fft.irfft(spectrum * gain(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)), size)[..., :n]
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE).astype(np.float64)
+    return np.fft.irfft(np.fft.rfft(sound, size) * gain(frequencies), size)[..., :n]
 
 
 def lowpass(sound: Signal, cutoff: float, order: int = 2) -> Signal:
@@ -153,7 +153,8 @@ def pluck(
         periods.append(string)
         string = damping * 0.5 * (string + np.roll(string, 1))
     tone = np.interp(np.arange(n) * stretch, np.arange(len(periods) * period), np.concatenate(periods))
-    return tone / (np.abs(tone).max() + 1e-9) * np.minimum(1.0, (n - np.arange(n)) / samples(0.03))
+    tone = tone / (np.abs(tone).max() + 1e-9)
+    return tone * np.minimum(1.0, (n - np.arange(n)) / samples(0.03))
 
 
 def struck(

@@ -28,7 +28,7 @@ class Key:
     mode: str
 
     def note(self, degree: int, octave: int = 4) -> int:
-        """The note of a scale degree; degrees below 0 or above 6 lead to other octaves. ``note(0, 4)`` of C is 60."""
+        """The note of a scale degree, below 0 or above 6 in other octaves. ``note(0, 4)`` of C is 60."""
         scale = MODES[self.mode]
         return 12 * (octave + 1 + degree // 7) + self.tonic + scale[degree % 7]
 
@@ -82,8 +82,10 @@ def write_melody(
     density: float = 0.5,
     octave: int = 5,
 ) -> list[Note]:
-    """One bar of melody for each chord: a two-bar rhythmic motif that returns, chord tones on the strong beats,
-    steps in between, and a long last note on the chord.
+    """One bar of melody for each chord.
+
+    A two-bar rhythmic motif returns; chord tones fall on the strong beats, steps in between, and the last
+    note is a long one of the chord.
     """
     motifs = [_rhythm(beats_per_bar, density, rng) for _ in range(2)]
     degree = int(rng.choice([0, 2, 4]))

@@ -1,16 +1,17 @@
-"""Train the demo's tiny models: ``python -m stable_audio_tools.demo.train_assets --out FOLDER --device cuda``.
+"""Train the demo's tiny models on a CPU or a GPU.
 
-The stages are ``vae``, ``dac``, ``clap``, ``t5`` (independent of each other) and ``base`` (needs ``vae`` and ``t5``).
-They can run as processes side by side on one GPU, which these small models leave mostly idle; the music is rendered
-by the first call with ``--only music`` and shared through ``--work``::
+The stages are ``vae``, ``dac``, ``clap``, ``t5`` (independent of each other) and ``base`` (needs ``vae``
+and ``t5``). They can run as processes side by side on one GPU, which these small models leave mostly idle;
+the music is rendered by the first call with ``--only music`` and shared through ``--work``::
 
     T="python -m stable_audio_tools.demo.train_assets --out assets --work /tmp/world --device cuda"
     $T --only music
     $T --only vae --minutes 4 & $T --only dac --minutes 4 & $T --only t5,clap --minutes 4 & wait
     $T --only base,card --minutes 3
 
-``--minutes`` is shared by the stages of a call; a stage that would take longer finishes its learning-rate schedule by
-then. Every draw is seeded; on a GPU the results still vary in the last digits with the order of its sums.
+``--minutes`` is shared by the stages of a call; a stage that would take longer finishes its learning-rate
+schedule by then. Every draw is seeded; on a GPU the results still vary in the last digits with the order of
+its sums.
 """
 
 from __future__ import annotations
@@ -73,12 +74,11 @@ def train_assets(
         )
         held_out = held_out_world(work, place, pieces_per_artist=1 if smoke else 3, seed=seed)
         for name in chosen:
-            say(
-                f"stage {name}: {len(music.pieces)} pieces, {float(music.lengths.sum()) / 16_000 / 3600:.2f} h"
-            )
+            say(f"stage {name}: {len(music.pieces)} pieces, {music.hours:.2f} h")
             limit = None if minutes is None else 60 * minutes / len(chosen)
             stage = Stage(
-                name, out, music, held_out, place, seed, steps_scale=0.0 if smoke else steps_scale, smoke=smoke, limit_seconds=limit
+                name, out, music, held_out, place, seed, steps_scale=0.0 if smoke else steps_scale,
+                smoke=smoke, limit_seconds=limit,
             )  # fmt: skip
             card = STAGES[name](stage)
             say(f"{name}: {card['parameters']:,} parameters, {card['steps']} steps, {card['results']}")

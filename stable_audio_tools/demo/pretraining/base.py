@@ -1,4 +1,4 @@
-"""The tiny text-to-music model, pretrained on the generic artists: latents are made once, then sampled from."""
+"""The tiny text-to-music model, pretrained on the generic artists' music as latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WINDOW = SAMPLE_SIZE // RATIO
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Train on the latents of ``vae`` and the text features of ``t5``, which must be in ``stage.out``; save the whole."""
+    """Train on the latents of ``vae`` and the text of ``t5``, both in ``stage.out``; save the whole model."""
     from stable_audio_tools.models.checkpoints import load_checkpoint, save_checkpoint
     from stable_audio_tools.models.factory import create_model_from_config
 
@@ -58,7 +58,7 @@ def train(stage: Stage) -> dict[str, Any]:
 
 @torch.no_grad()
 def _encode(autoencoder: Any, world: World, stage: Stage) -> tuple[Tensor, Tensor]:
-    """Latents of every piece, padded to the longest ``(N, D, L)``, and how many of them are music ``(N,)``."""
+    """Latents of every piece, padded to the longest ``(N, D, L)``, and their lengths ``(N,)``."""
     lengths = world.lengths // RATIO
     latents = torch.zeros(len(lengths), LATENT_DIM, max(_WINDOW, int(lengths.max())), device=stage.device)
     noise = torch.Generator(stage.device).manual_seed(stage.seed)

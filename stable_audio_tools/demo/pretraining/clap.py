@@ -18,7 +18,7 @@ _CROP_SECONDS = (4.0, 6.144, 8.0, 10.0)
 
 
 class ClapMel:
-    """The log-mel input of CLAP's feature extractor (``rand_trunc``, ``repeatpad``), batched on any device."""
+    """The log-mel input of CLAP's extractor (``rand_trunc``, ``repeatpad``), batched on any device."""
 
     def __init__(self, extractor: Any, device: torch.device) -> None:
         self.extractor = extractor
@@ -26,7 +26,7 @@ class ClapMel:
         self.window = torch.hann_window(extractor.fft_window_size, device=device)
 
     def __call__(self, audio: Tensor) -> Tensor:
-        """Input features ``(B, 1, 1001, 64)`` of mono ``(B, T)`` at :data:`SAMPLE_RATE`, at most 10 s long."""
+        """Input features ``(B, 1, 1001, 64)`` of mono ``(B, T)`` at :data:`SAMPLE_RATE`, up to 10 s."""
         audio = upsample(audio, self.extractor.sampling_rate // SAMPLE_RATE)
         room = self.extractor.nb_max_samples
         audio = audio.repeat(1, max(1, room // audio.shape[1]))
@@ -40,7 +40,10 @@ class ClapMel:
 def upsample(audio: Tensor, factor: int) -> Tensor:
     """Band-limited interpolation of ``(B, T)`` by a whole factor, in the frequency domain."""
     length = audio.shape[-1]
-    return torch.fft.irfft(torch.fft.rfft(audio), n=length * factor) * factor
+    spectrum = torch.fft.rfft(audio)
+    if length % 2 == 0:  # the bin at the old Nyquist frequency now stands for two
+        spectrum[..., -1] *= 0.5
+    return torch.fft.irfft(spectrum, n=length * factor) * factor
 
 
 def train(stage: Stage) -> dict[str, Any]:
@@ -73,11 +76,12 @@ def train(stage: Stage) -> dict[str, Any]:
         wording = torch.randint(input_ids.shape[1], (len(pieces),), generator=draw)
         gain = 10 ** ((torch.rand(len(pieces), 1, generator=draw) * 12 - 9) / 20)
         where = (pieces.to(stage.device), wording.to(stage.device))
+        features = mel(audio.mean(1) * gain.to(stage.device))
         with torch.autocast(stage.device.type, torch.bfloat16, enabled=stage.device.type == "cuda"):
             found = model(
                 input_ids=input_ids[where],
                 attention_mask=attention_mask[where],
-                input_features=mel(audio.mean(1) * gain.to(stage.device)),
+                input_features=features,
             )
         return _contrastive(found.audio_embeds.float(), found.text_embeds.float(), model.logit_scale_a)
 
@@ -94,16 +98,16 @@ def _build(stage: Stage, vocabulary: int) -> Any:
     from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig
 
     text = ClapTextConfig(
-        vocab_size=vocabulary, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
-        max_position_embeddings=80, projection_dim=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        type_vocab_size=1, pad_token_id=1,
+        vocab_size=vocabulary, hidden_size=96, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=256, max_position_embeddings=80, projection_dim=64, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, type_vocab_size=1, pad_token_id=1,
     )  # fmt: skip
     audio = ClapAudioConfig(
         patch_embeds_hidden_size=24, hidden_size=192, depths=[1, 1, 2, 1], num_attention_heads=[1, 2, 4, 8],
         projection_dim=64, num_hidden_layers=4, hidden_dropout_prob=0.0, num_classes=8,
     )  # fmt: skip
     with stage.seeded():
-        model = ClapModel(
+        model: Any = ClapModel(
             ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=64)
         )
     return model.to(stage.device).train()
@@ -126,9 +130,7 @@ def _train_tokenizer(texts: list[str]) -> Any:
     )
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]
-    merges = [
-        tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in learned["merges"]
-    ]
+    merges: Any = [tuple(pair) for pair in learned["merges"]]
     return RobertaTokenizerFast(vocab=learned["vocab"], merges=merges, model_max_length=77)
 
 
@@ -141,7 +143,7 @@ def _contrastive(audio: Tensor, text: Tensor, log_scale: Tensor) -> tuple[Tensor
 
 
 def _judge(stage: Stage, model: Any, mel: ClapMel, tokens: Any) -> dict[str, float]:
-    """On music and captions not trained on: does the right genre win, and is a piece nearer to its own caption?"""
+    """On unheard music: does the right style win, and is a piece nearer to its own caption?"""
     pieces = stage.held_out.pieces
     audio, texts = [], []
     for index, piece in enumerate(pieces):

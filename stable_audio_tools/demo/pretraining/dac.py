@@ -25,7 +25,8 @@ def train(stage: Stage) -> dict[str, Any]:
         codebook_size=256, codebook_dim=8, sampling_rate=SAMPLE_RATE, commitment_loss_weight=0.25,
     )  # fmt: skip
     with stage.seeded():
-        model = DacModel(config).to(stage.device).train()
+        model: Any = DacModel(config)
+    model.to(stage.device).train()
     draw, length = stage.draw("crops"), 320 * 52
     settings = stage.fit_settings(6000, learning_rate=8e-4)
     used = torch.zeros(config.n_codebooks, config.codebook_size, device=stage.device)
@@ -55,13 +56,13 @@ def train(stage: Stage) -> dict[str, Any]:
 
 
 def _random_gain(count: int, draw: torch.Generator) -> Tensor:
-    """Gains between -12 and +3 dB, so that a softer copy of a track is as familiar as the track, ``(B, 1, 1)``."""
+    """Gains between -12 and +3 dB, so that a softer copy is as familiar as the track, ``(B, 1, 1)``."""
     return 10 ** ((torch.rand(count, 1, 1, generator=draw) * 15 - 12) / 20)
 
 
 @torch.no_grad()
 def _revive(model: Any, used: Tensor, projected: Tensor, draw: torch.Generator) -> None:
-    """Move codes that nothing maps to onto latents of the current batch (Dhariwal et al. 2020, section 3.1)."""
+    """Move codes that nothing maps to onto latents of this batch (Dhariwal et al. 2020, section 3.1)."""
     for book, quantizer in enumerate(model.quantizer.quantizers):
         size = quantizer.codebook_dim
         latents = projected[:, book * size : (book + 1) * size].transpose(1, 2).reshape(-1, size)

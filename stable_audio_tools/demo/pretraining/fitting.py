@@ -17,7 +17,7 @@ from stable_audio_tools.runtime.progress import progress_bar, say
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long and how fast. ``limit_seconds`` ends a run early with its schedule complete; None never does."""
+    """How long and how fast. ``limit_seconds`` ends a run early, its schedule complete."""
 
     steps: int
     learning_rate: float = 1e-3
@@ -30,7 +30,7 @@ class FitSettings:
 
 @dataclass
 class History:
-    """What happened: steps taken, seconds, and every logged value averaged over twenty stretches of the run."""
+    """Steps taken, seconds, and every logged value averaged over twenty stretches of the run."""
 
     steps: int = 0
     seconds: float = 0.0

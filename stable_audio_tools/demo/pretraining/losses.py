@@ -56,7 +56,7 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def log_spectral_distance(estimate: Tensor, reference: Tensor, floor_db: float = -60.0) -> Tensor:
-    """Mean absolute difference in dB of the 1024-point spectra ``(B, C, T)``, levels below the floor counting as it."""
+    """Mean absolute difference in dB of the 1024-point spectra of ``(B, C, T)``, above a floor."""
     floor = 10 ** (floor_db / 20) * magnitudes(reference, 1024).max()
     found, wanted = (20 * torch.log10(magnitudes(x, 1024).clamp(min=floor)) for x in (estimate, reference))
     return (found - wanted).abs().mean()

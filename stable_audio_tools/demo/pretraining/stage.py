@@ -71,7 +71,7 @@ class Stage:
             "parameters": sum(p.numel() for p in model.parameters()),
             "seed": self.seed,
             "pieces": len(self.train.pieces),
-            "hours": round(float(self.train.lengths.sum()) / 16_000 / 3600, 2),
+            "hours": round(self.train.hours, 2),
             "device": self.device.type,
             **asdict(history),
             "results": results,
@@ -81,7 +81,7 @@ class Stage:
 
 
 def save_half(model: Any, folder: Path) -> None:
-    """Save a Hugging Face model with float16 weights that load as float32, which halves the file and loses nothing audible."""
+    """Save a Hugging Face model with float16 weights that load as float32: half the file."""
     import copy
 
     copy.deepcopy(model).half().cpu().save_pretrained(folder)

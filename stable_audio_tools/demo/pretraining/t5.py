@@ -34,11 +34,14 @@ def train(stage: Stage) -> dict[str, Any]:
     tokenizer = _train_tokenizer(texts)
     encoded = [tokenizer(text)["input_ids"][:_MAX_TOKENS] for text in texts]
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=32, d_ff=256, num_layers=2, num_decoder_layers=2, num_heads=4,
-        dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=32, d_ff=256, num_layers=2, num_decoder_layers=2,
+        num_heads=4,
+        dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
+    config.decoder_start_token_id = config.pad_token_id
     with stage.seeded():
-        model = T5ForConditionalGeneration(config).to(stage.device)
+        model: Any = T5ForConditionalGeneration(config)
+    model.to(stage.device)
     draw = stage.draw("gaps")
 
     def step(_: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -91,7 +94,7 @@ def _train_tokenizer(texts: Sequence[str]) -> Any:
 def corrupt(
     sequences: Sequence[Sequence[int]], draw: torch.Generator, device: torch.device
 ) -> dict[str, Tensor]:
-    """Cut about a fifth of each sequence out in short spans, each behind a sentinel: model inputs and labels."""
+    """Cut about a fifth of each sequence out in short spans, each behind a sentinel: inputs and labels."""
     inputs, labels = [], []
     for tokens in sequences:
         kept: list[int] = []

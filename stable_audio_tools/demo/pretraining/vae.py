@@ -36,7 +36,7 @@ def train(stage: Stage) -> dict[str, Any]:
 
     with torch.no_grad():
         before = judge(model, stage.held_out)
-    history = fit("vae", model, step, stage.fit_settings(9000, learning_rate=1.2e-3, weight_decay=1e-3))
+    history = fit("vae", model, step, stage.fit_settings(9000, learning_rate=1e-3, weight_decay=1e-3))
     model.eval()
     with torch.no_grad():
         after = judge(model, stage.held_out)

@@ -16,6 +16,7 @@ from torch import Tensor
 from stable_audio_tools.demo.artists import DEMO_ARTISTS, pretraining_artists
 from stable_audio_tools.demo.catalogue import default_workers
 from stable_audio_tools.demo.pieces import Piece, compose
+from stable_audio_tools.demo.synth import SAMPLE_RATE
 from stable_audio_tools.runtime.files import atomic_path
 from stable_audio_tools.runtime.progress import track
 
@@ -38,6 +39,11 @@ class World:
     @property
     def device(self) -> torch.device:
         return self.audio.device
+
+    @property
+    def hours(self) -> float:
+        """How much music there is."""
+        return int(self.lengths.sum()) / SAMPLE_RATE / 3600
 
     def whole(self, index: int) -> Tensor:
         """One piece from beginning to end, float32 ``(2, T)``."""
@@ -69,7 +75,7 @@ def pretraining_world(
 
 
 def held_out_world(folder: Path, device: torch.device, *, pieces_per_artist: int, seed: int) -> World:
-    """Music by the demo's artists, which no model is trained on; the pieces are not in the demo catalogue either."""
+    """Music by the demo's artists that no model is trained on and that is not in the demo catalogue."""
     pieces = compose(
         DEMO_ARTISTS, pieces_per_artist, world=f"held out {seed}", first_id=900_001, seconds=(10, 14)
     )

@@ -26,9 +26,9 @@ def play(song: Song) -> NDArray[np.float32]:
         drone = sine(hz(root), n) + 0.25 * sine(2 * hz(root), n)
         mix.add(drone * adsr(n, 0.3, 0.1, 0.9, 0.4 * song.bar), bar * song.bar, 0.28, 0, 0.1)
     rng = song.rng("bells")
-    for note in write_melody(
+    for tune_note in write_melody(
         song.key, song.chords(), song.beats_per_bar, rng, density=0.15 + 0.3 * song.density, octave=5
     ):
-        tone = bell(note.pitch, 2.0, rng, song.brightness)
-        mix.add(tone, note.start * song.beat, 0.16, rng.uniform(-0.7, 0.7), 0.7)
+        tone = bell(tune_note.pitch, 2.0, rng, song.brightness)
+        mix.add(tone, tune_note.start * song.beat, 0.16, rng.uniform(-0.7, 0.7), 0.7)
     return song.finish(mix, 3.0)

@@ -16,7 +16,7 @@ def play(song: Song) -> NDArray[np.float32]:
     per_bar = 4 * song.beats_per_bar
     noise = song.rng("noise")
     for bar, degree in enumerate(song.chords()):
-        chord = song.key.chord(degree, 3, 4) + [song.key.note(degree, 5)]
+        chord = [*song.key.chord(degree, 3, 4), song.key.note(degree, 5)]
         order = [0, 1, 2, 3] if bar % 4 < 3 else [3, 2, 1, 0]
         for step in range(per_bar):
             tone = pulse(hz(chord[order[step % 4]] + 12), sixteenth, width) * decaying(sixteenth, 0.06)
@@ -32,14 +32,14 @@ def play(song: Song) -> NDArray[np.float32]:
             ]  # few values a second, as the old chips had
             mix.add(held * decaying(n, 0.02), song.step(bar, step), 0.22 if step % 8 == 4 else 0.09, -0.1, 0)
     tune = song.rng("tune")
-    for note in write_melody(
+    for tune_note in write_melody(
         song.key, song.chords(), song.beats_per_bar, tune, density=0.4 + 0.5 * song.density, octave=5
     ):
-        n = samples(note.length * song.beat * 0.92)
-        vibrato = hz(note.pitch) * (1 + 0.006 * sine(6.0, n) * np.linspace(0, 1, n))
+        n = samples(tune_note.length * song.beat * 0.92)
+        vibrato = hz(tune_note.pitch) * (1 + 0.006 * sine(6.0, n) * np.linspace(0, 1, n))
         mix.add(
             pulse(vibrato, n, 0.5) * adsr(n, 0.004, 0.08, 0.6, 0.03),
-            note.start * song.beat,
+            tune_note.start * song.beat,
             0.24,
             -0.25,
             0.08,

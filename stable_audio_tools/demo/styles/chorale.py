@@ -24,12 +24,12 @@ def play(song: Song) -> NDArray[np.float32]:
             bass = song.key.note(roots[bar] + (0 if half == 0 else 4 - 7), 2)
             mix.add(_section(song, bass + 12 * (bass < 36), length * 1.1, rng), at, 0.32, 0.5, 0.3)
     rng = song.rng("violins")
-    for note in write_melody(
+    for tune_note in write_melody(
         song.key, roots, song.beats_per_bar, rng, density=0.1 + 0.35 * song.density, octave=5
     ):
         mix.add(
-            _section(song, note.pitch, note.length * song.beat * 1.08, rng),
-            note.start * song.beat,
+            _section(song, tune_note.pitch, tune_note.length * song.beat * 1.08, rng),
+            tune_note.start * song.beat,
             0.3,
             -0.55,
             0.35,

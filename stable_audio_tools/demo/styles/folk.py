@@ -30,9 +30,9 @@ def play(song: Song) -> NDArray[np.float32]:
         for beat in range(song.beats_per_bar if song.density > 0.45 else 0):
             mix.add(shaker(rng), song.step(bar, 4 * beat + 2), 0.12, 0.5, 0.1)
     rng = song.rng("tune")
-    for note in write_melody(
+    for tune_note in write_melody(
         song.key, song.chords(), song.beats_per_bar, rng, density=0.2 + 0.5 * song.density, octave=5
     ):
-        tone = pluck(note.pitch, 1.2, rng, 0.35 + 0.6 * song.brightness, 0.996)
-        mix.add(tone, note.start * song.beat + 0.008 * abs(rng.standard_normal()), 0.3, 0.35, 0.25)
+        tone = pluck(tune_note.pitch, 1.2, rng, 0.35 + 0.6 * song.brightness, 0.996)
+        mix.add(tone, tune_note.start * song.beat + 0.008 * abs(rng.standard_normal()), 0.3, 0.35, 0.25)
     return song.finish(mix, 0.9)

@@ -1,4 +1,4 @@
-"""House: four on the floor, off-beat hats, claps on two and four, a saw bass and chord stabs that duck under the kick."""
+"""House: four on the floor, off-beat hats, claps on two and four; bass and stabs duck under the kick."""
 
 from __future__ import annotations
 

@@ -30,21 +30,21 @@ def play(song: Song) -> NDArray[np.float32]:
                     rng,
                 )
     rng = song.rng("right hand")
-    for note in write_melody(
+    for tune_note in write_melody(
         song.key, song.chords(), song.beats_per_bar, rng, density=0.25 + 0.55 * song.density, octave=5
     ):
-        at = note.start * song.beat + 0.008 * rng.standard_normal()
+        at = tune_note.start * song.beat + 0.008 * rng.standard_normal()
         _strike(
             song,
             mix,
-            note.pitch,
+            tune_note.pitch,
             at,
-            max(0.8, 1.5 * note.length * song.beat),
+            max(0.8, 1.5 * tune_note.length * song.beat),
             0.42 * rng.uniform(0.8, 1.1),
             rng,
         )
-        if song.grit > 0.5 and note.length >= 1:
-            _strike(song, mix, note.pitch - 12, at, 0.8, 0.2, rng)
+        if song.grit > 0.5 and tune_note.length >= 1:
+            _strike(song, mix, tune_note.pitch - 12, at, 0.8, 0.2, rng)
     return song.finish(mix, 1.3)
 
 
