@@ -1,0 +1,1 @@
+"""Metadata of a clip to embeddings: prompts, numbers and choices."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 
 from stable_audio_tools.errors import CheckpointError, DataError
@@ -134,7 +135,7 @@ def _to_half(encoder: nn.Module) -> None:
 def _readable_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         where = "in this folder" if Path(name).is_dir() else "on the Hugging Face hub or in its local cache"
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,11 @@ class TestT5:
         folder.mkdir()
         with pytest.raises(CheckpointError, match=r"text encoder .*no-encoder"):
             conditioner(self.config(folder), width=32)
+
+    def test_a_truncated_encoder_is_named(self, tiny_t5_folder: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "cut-encoder"
+        shutil.copytree(tiny_t5_folder, folder)
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        with pytest.raises(CheckpointError, match=r"text encoder .*cut-encoder"):
+            embed(conditioner(self.config(folder), width=32), "prompt", "calm")
