@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,7 @@ from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
 from stable_audio_tools.errors import CheckpointError, TrainingError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
-from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper, DiTWrapper
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.training.ema import EMA
@@ -78,9 +78,13 @@ class DiffusionCondTrainer(pl.LightningModule):
         self.strict_loading = not lora
 
     @property
-    def averaged_network(self) -> nn.Module:
+    def averaged_network(self) -> DiTWrapper:
         """The network that is exported and sampled from: the average where there is one."""
-        return self.diffusion.model if self.diffusion_ema is None else self.diffusion_ema.ema_model
+        return (
+            self.diffusion.model
+            if self.diffusion_ema is None
+            else cast(DiTWrapper, self.diffusion_ema.ema_model)
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[ConditionedDiffusionModelWrapper]:
@@ -262,7 +266,10 @@ class DiffusionCondTrainer(pl.LightningModule):
     def _keyed_dropout(self, key: tuple[int | str, ...]) -> Iterator[None]:
         """Key what layers draw from the global generator, and which adapters sit this step out."""
         devices = [self.device] if self.device.type == "cuda" else []
-        adapters = dropped_adapters(self.diffusion, "module dropout", *key) if self.lora else nullcontext()
+        chance = self.config.lora.module_dropout if self.lora and self.config.lora else 0.0
+        adapters = (
+            dropped_adapters(self.diffusion, chance, "module dropout", *key) if chance else nullcontext()
+        )
         with torch.random.fork_rng(devices=devices), adapters:
             torch.manual_seed(seeds.derive_seed("layer dropout", *key))
             yield

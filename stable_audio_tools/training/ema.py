@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class EMA(nn.Module):
@@ -37,7 +34,7 @@ class EMA(nn.Module):
     def update(self, model: nn.Module) -> None:
         """Take the weights of ``model``, which was just stepped, into the average."""
         step = int(self.step)
-        averaged = [cast(Tensor, parameter.data) for parameter in self.ema_model.parameters()]
+        averaged = [parameter.data for parameter in self.ema_model.parameters()]
         online = [
             parameter.data.to(old.dtype) for parameter, old in zip(model.parameters(), averaged, strict=True)
         ]

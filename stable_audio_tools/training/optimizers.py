@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -48,7 +48,7 @@ class InverseLR(LRScheduler):
         self.final_lr = final_lr
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rate of each parameter group at the present step."""
         step = self.last_epoch
         factor = (1 - self.warmup ** (step + 1)) * (1 + step / self.inv_gamma) ** -self.power

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as pl
 
-from stable_audio_tools.data.dataset import AudioLoader, create_dataloader_from_config
+from stable_audio_tools.data.dataset import AudioLoader, KeyedBatchSampler, create_dataloader_from_config
 from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.runtime.files import sha256_file
@@ -130,7 +131,8 @@ def _val_loader(
         world_size=hardware.world_size,
         drop_last=False,
     )
-    first_epoch = list(loader.batch_sampler)  # a loader draws new crops each epoch; here they must stay
+    # a loader draws new crops each epoch; here they must stay
+    first_epoch = list(cast(KeyedBatchSampler, loader.batch_sampler))
     return AudioLoader(
         loader.dataset,
         batch_sampler=first_epoch,

@@ -59,8 +59,6 @@ def apply_lora(model: nn.Module, config: LoraConfig, seed: int = 42) -> list[str
         use_dora=config.type == "dora" or config.weight_decompose,
     )
     _inject(model, peft_config, seed)
-    for layer in adapted_layers(model).values():
-        layer.module_dropout = config.module_dropout  # type: ignore[attr-defined]
     return targets
 
 
@@ -170,7 +168,7 @@ def load_adapter_state(model: nn.Module, state: dict[str, Tensor], source: str) 
 def merge_adapters(model: nn.Module) -> nn.Module:
     """Add every adapter into its layer, in place, so that the state dict has the public keys again."""
     for path, layer in adapted_layers(model).items():
-        layer.merge()  # type: ignore[operator]
+        layer.merge()
         parent_path, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent_path), name, layer.get_base_layer())
     if hasattr(model, "peft_config"):
@@ -179,11 +177,11 @@ def merge_adapters(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def dropped_adapters(model: nn.Module, *key: int | str) -> Iterator[None]:
-    """Leave out each adapter with the chance of its ``module_dropout``, drawn from ``key``, in the block."""
-    layers = [layer for layer in adapted_layers(model).values() if getattr(layer, "module_dropout", 0.0) > 0]
-    chances = torch.rand(len(layers), generator=seeds.generator(*key)).tolist() if layers else []
-    dropped = [layer for layer, chance in zip(layers, chances, strict=True) if chance < layer.module_dropout]
+def dropped_adapters(model: nn.Module, chance: float, *key: int | str) -> Iterator[None]:
+    """Leave out each adapter with probability ``chance``, drawn from ``key``, while the block lasts."""
+    layers = list(adapted_layers(model).values()) if chance > 0 else []
+    draws = torch.rand(len(layers), generator=seeds.generator(*key)).tolist()
+    dropped = [layer for layer, draw in zip(layers, draws, strict=True) if draw < chance]
     for layer in dropped:
         layer.enable_adapters(False)
     try:

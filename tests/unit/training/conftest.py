@@ -16,7 +16,7 @@ from stable_audio_tools.training.settings import TrainSettings
 def make_settings(
     tmp_path: Path, tiny_diffusion_config: dict[str, Any], tiny_audio_folder: Path
 ) -> Callable[..., TrainSettings]:
-    """Settings of four steps in float32; keyword arguments replace some, ``model`` replaces the model config."""
+    """Settings of four steps in float32; keywords replace some of them, ``model`` the model config."""
     module = tmp_path / "metadata.py"
     module.write_text(
         "def get_custom_metadata(info, audio):\n    return {'prompt': info['relpath']}\n", encoding="utf-8"

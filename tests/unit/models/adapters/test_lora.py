@@ -139,12 +139,12 @@ def test_fresh_adapters_follow_the_seed_and_leave_the_global_generator_alone(mod
 
 def test_module_dropout_leaves_out_keyed_adapters_for_the_block_only(model):
     before = run(model)
-    apply_lora(model, LoraConfig(module_dropout=0.5))
+    apply_lora(model, LoraConfig())
     train_a_little(model)
     whole = run(model)
     outputs = []
     for key in (1, 1, 2):
-        with dropped_adapters(model, "module dropout", key):
+        with dropped_adapters(model, 0.5, "module dropout", key):
             outputs.append(run(model))
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
