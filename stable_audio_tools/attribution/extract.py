@@ -1,4 +1,4 @@
-"""From tracks to a feature store: decode, encode, condition, differentiate, write; continue where a run stopped."""
+"""From tracks to a feature store: decode, encode, condition, differentiate, write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,18 @@ ADAPTER_REGEX = r"\.lora_[AB]\."
 """What was trained of a LoRA-tuned model, and is therefore differentiated unless told otherwise."""
 
 RECORD_KEYS = (
-    *("sample_id", "path", "relpath", "dataset_id", "prompt", "title", "artist", "artist_id", "album", "album_id"),
+    *(
+        "sample_id",
+        "path",
+        "relpath",
+        "dataset_id",
+        "prompt",
+        "title",
+        "artist",
+        "artist_id",
+        "album",
+        "album_id",
+    ),
     *("tags", "seconds_start", "seconds_total", "offset_seconds", "duration_seconds"),
 )
 
@@ -60,7 +71,7 @@ def extract_features(
     num_workers: int = 0,
     description: str = "features",
 ) -> FeatureStore:
-    """Write the feature row of every track of ``index`` into the store at ``store_dir``, or those still missing.
+    """Write the feature row of every track of ``index``, or of those still missing, into a store.
 
     Rows do not depend on ``batch_size`` or ``num_workers`` beyond rounding. Batches lie on a fixed grid over
     the index, so a run that was killed and continued computes each batch as it would have been, bit for bit.
@@ -91,7 +102,9 @@ def extract_features(
     if len(store.missing()) < len(index):
         say(f"{store_dir}: {len(index) - len(store.missing())} of {len(index)} rows are there, going on")
     loader = make_loader(
-        _dataset(model, index, settings), [[SampleKey(row, 0) for row in rows] for rows in batches], num_workers
+        _dataset(model, index, settings),
+        [[SampleKey(row, 0) for row in rows] for rows in batches],
+        num_workers,
     )
     with exact_float32(settings.precision == "float32"):
         for rows, (audio, infos) in zip(batches, track(loader, description, total=len(batches)), strict=True):
@@ -148,7 +161,7 @@ def _dataset(model: Any, index: TrackIndex, settings: FeatureSettings) -> LocalD
 
 
 def _record(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row is. A track that its metadata function rejects was not trained on: its row is zero, and says so."""
+    """What a row is. A track that its metadata function rejects was not trained on: its row stays zero."""
     if "replaced" in info:
         warn(f"{info['replaced']}: rejected by its metadata module, so its row is left zero")
         return {"sample_id": info["replaced"], "left_out": "rejected by its metadata module"}

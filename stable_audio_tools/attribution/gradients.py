@@ -1,4 +1,4 @@
-"""Per-sample gradients of a network: :class:`HookedGradients` never makes them whole, :class:`DenseGradients` does.
+"""Per-sample gradients of a network, projected as they are made, or whole as a reference.
 
 Both are called with a batch and a list of measured passes, and return one feature row per sample (B, D):
 the sum over the passes of that sample's projected gradient.
@@ -58,7 +58,7 @@ class HookedGradients:
         rank: each side of a layer's gradient is projected to this width; 0 keeps gradients whole.
         seed: seed of the projections.
         param_regex: searched in parameter names; None takes every parameter of a layer kind that is handled.
-        prefix: put before the names inside ``network``, so that they read as state-dict keys of the whole model.
+        prefix: put before the names inside ``network``, so that they read as keys of the whole state dict.
 
     Raises:
         UsageError: nothing is selected, or ``param_regex`` names a parameter that no layer kind handles.
@@ -110,30 +110,32 @@ class HookedGradients:
         return features
 
     def _report_silent_layers(self) -> None:
-        """Layers that were never called: unused, or their weight is read past the module, where no hook sees it."""
+        """Layers never called: unused, or their weight is read past the module, which no hook sees."""
         if self._reported:
             return
         self._reported = True
         silent = [layer.name for layer in self.layers if layer.name not in self._called]
         if not silent:
             return
-        text = f"{len(silent)} selected layers are never called, so hooks see nothing of them: {', '.join(silent[:5])}"
+        names = ", ".join(silent[:5])
+        text = f"{len(silent)} selected layers are never called, so hooks see nothing of them: {names}"
         if self._explicit:
             raise UsageError(f"{text}; narrow param_regex or use the dense mode")
         warn(f"{text}; their features are zero")
 
     def _forward_hook(self, layer: LayerSketch, target: Tensor) -> Callable[..., None]:
         def forward_hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if output.shape[0] != target.shape[0]:
-                raise UsageError(
-                    f"layer {layer.name} sees {output.shape[0]} rows for {target.shape[0]} samples, so its gradient"
-                    " cannot be told apart by sample; leave it out with param_regex"
-                )
             self._called.add(layer.name)
+            rows = output.shape[0]
             with torch.no_grad():
-                captured = layer.capture(args[0].detach())
+                captured = layer.capture(args[0].detach()) if rows == len(target) else None
 
             def output_hook(gradient: Tensor) -> None:
+                if captured is None:
+                    raise UsageError(
+                        f"layer {layer.name} sees {rows} rows for {len(target)} samples, so its gradient cannot"
+                        " be told apart by sample; leave it out with param_regex"
+                    )
                 target.add_(layer.contribute(captured, gradient))
 
             # A layer with nothing trainable before it starts the graph here.
@@ -216,7 +218,7 @@ def _matching(network: nn.Module, param_regex: str | None, prefix: str) -> list[
 def _select_by_module(
     network: nn.Module, param_regex: str | None, prefix: str
 ) -> tuple[list[tuple[str, nn.Module, set[str]]], list[str]]:
-    """Modules with their selected parameters, in the network's order, and the parameters that are left out."""
+    """Modules with their selected parameters, in the network's order, and the parameters left out."""
     modules = {prefix + name: module for name, module in network.named_modules()}
     handled: dict[str, set[str]] = {}
     refused: dict[str, str] = {}

@@ -1,10 +1,11 @@
 """How each kind of layer turns its inputs and output gradients into a projected per-sample gradient.
 
-For a linear map the gradient of one sample is G = sum_s g_s a_s^T over its positions s, with output gradients g
-and inputs a. Then P_out^T G P_in = sum_s (P_out^T g_s)(P_in^T a_s)^T, so both sides can be projected first and
-the (out, in) matrix is never made (the two-sided projection of LoGra, Choe et al. 2024). A bias is one more
-column of G with input 1; a convolution is a linear map at every output position; an embedding has one-hot inputs.
-The gains and biases of norms are vectors, whose gradients are small enough to be made and then projected.
+For a linear map the gradient of one sample is G = sum_s g_s a_s^T over its positions s, with output
+gradients g and inputs a. Then P_out^T G P_in = sum_s (P_out^T g_s)(P_in^T a_s)^T, so both sides can be
+projected first and the (out, in) matrix is never made (the two-sided projection of LoGra, Choe et al. 2024).
+A bias is one more column of G with input 1; a convolution is a linear map at every output position; an
+embedding has one-hot inputs. The gains and biases of norms are vectors, whose gradients are small enough to
+be made and then projected.
 
 Shapes: ``B`` samples, ``S`` positions of a sample (time, groups or heads), ``r`` projected width of a side.
 """
@@ -155,7 +156,7 @@ class Conv1dSketch(_MatrixSketch):
 
 
 class EmbeddingSketch(_MatrixSketch):
-    """``nn.Embedding`` on indices (B,) or (B, ...): the weight's transpose is a linear map of one-hot inputs."""
+    """``nn.Embedding`` on indices (B,) or (B, ...): a linear map of one-hot inputs."""
 
     module: nn.Embedding
 

@@ -27,7 +27,16 @@ RANKING_COLUMNS = (
     "album",
     "title",
 )
-GROUP_COLUMNS = ("query", "query_prompt", "rank", "group", "tracks", "score_sum", "score_squared_sum", "best_rank")
+GROUP_COLUMNS = (
+    "query",
+    "query_prompt",
+    "rank",
+    "group",
+    "tracks",
+    "score_sum",
+    "score_squared_sum",
+    "best_rank",
+)
 
 Records = Sequence[Mapping[str, Any]]
 """One per row of a store: sample_id, path, prompt, artist, album, title, ..."""
@@ -72,10 +81,10 @@ def write_ranking(
 def write_groups(
     path: str | Path, scores: Tensor, queries: Records, tracks: Records, *, key: str, rank_by: str = "score"
 ) -> Path:
-    """Write one CSV row per query and group, where ``key`` (``artist``, ``album``) of a track names its group.
+    """Write one CSV row per query and group; ``key`` (``artist``, ``album``) of a track names its group.
 
-    ``score_sum`` adds the scores of the group's tracks, so a group with more tracks has more to add; ``tracks``
-    says how many, ``best_rank`` where its first track stands. Tracks without a group are their own.
+    ``score_sum`` adds the scores of the group's tracks, so a group with more tracks has more to add;
+    ``tracks`` says how many, ``best_rank`` where its first track stands. A track without one is alone.
     """
     names = [str(track.get(key) or f"(no {key}) {track.get('sample_id')}") for track in tracks]
     groups = {name: position for position, name in enumerate(dict.fromkeys(names))}
@@ -85,7 +94,9 @@ def write_groups(
         torch.zeros(len(scores), len(groups), dtype=torch.float64).index_add_(1, member, values)
         for values in (scores.double(), scores.double() ** 2)
     )
-    ranked_groups = (sums if rank_by == "score" else squares).argsort(dim=1, descending=True, stable=True).tolist()
+    ranked_groups = (
+        (sums if rank_by == "score" else squares).argsort(dim=1, descending=True, stable=True).tolist()
+    )
     best = torch.full((len(scores), len(groups)), len(names) + 1)
     ranks = order(scores, rank_by).argsort(dim=1) + 1
     best.scatter_reduce_(1, member.expand_as(ranks), ranks, "amin")
@@ -106,7 +117,9 @@ def write_groups(
     return _write_csv(path, GROUP_COLUMNS, rows)
 
 
-def _ranking_row(query: Mapping[str, Any], rank: int, track: Mapping[str, Any], score: float) -> dict[str, Any]:
+def _ranking_row(
+    query: Mapping[str, Any], rank: int, track: Mapping[str, Any], score: float
+) -> dict[str, Any]:
     return {
         **_query_cells(query),
         "rank": rank,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.extract import extract_features
@@ -65,10 +64,13 @@ class ModelFiles:
             UsageError: the config is not that of a conditional diffusion model.
             CheckpointError: a checkpoint is missing or does not fit.
         """
-        model = create_model_from_config(parse_model_config(read_json(self.model_config), str(self.model_config)))
+        model = create_model_from_config(
+            parse_model_config(read_json(self.model_config), str(self.model_config))
+        )
         if not isinstance(model, ConditionedDiffusionModelWrapper):
             raise UsageError(
-                f"{self.model_config}: describes {type(model).__name__}; attribution needs a diffusion_cond model"
+                f"{self.model_config}: describes {type(model).__name__}, but attribution needs"
+                " a diffusion_cond model"
             )
         own_pretransform = self.pretransform_ckpt_path is None
         load_checkpoint(model, self.ckpt_path, allow_missing=() if own_pretransform else ("pretransform.",))
@@ -151,7 +153,10 @@ def score_stores(
     settings = settings or ScoreSettings()
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k must be at least 1, found {top_k}")
-    train, queries = FeatureStore.open(_store_folder(train_features)), FeatureStore.open(_store_folder(query_features))
+    train, queries = (
+        FeatureStore.open(_store_folder(train_features)),
+        FeatureStore.open(_store_folder(query_features)),
+    )
     rank_by = rank_by or _rank_by(train, settings)
     if rank_by not in RANK_BY:
         raise UsageError(f"unknown rank_by {rank_by!r}; known: {', '.join(RANK_BY)}")
@@ -181,7 +186,10 @@ def score_stores(
             "queries": {"store": str(queries.folder), "rows": len(queries), "stamp": queries.meta["stamp"]},
         },
     )
-    say(f"{files.ranking}: {len(queries)} clips against {len(tracks)} tracks, by {settings.method}, ranked by {rank_by}")
+    say(
+        f"{files.ranking}: {len(queries)} clips against {len(tracks)} tracks, by {settings.method},"
+        f" ranked by {rank_by}"
+    )
     return files
 
 
@@ -215,7 +223,11 @@ def run_attribution(
     loaded = model.load(device)
     jobs = (
         (tracks, TRAIN_FEATURES, settings),
-        (clips, QUERY_FEATURES, replace(settings, max_examples=None)),  # all clips, whatever part of the tracks
+        (
+            clips,
+            QUERY_FEATURES,
+            replace(settings, max_examples=None),
+        ),  # all clips, whatever part of the tracks
     )
     for index, name, job in jobs:
         _extract(model, loaded, index, folder / name, job, batch_size=batch_size, num_workers=num_workers)
@@ -249,7 +261,9 @@ def _extract(
 
 def _index(dataset_config: str | Path | None, queries: str | Path | None) -> TrackIndex:
     if (dataset_config is None) == (queries is None):
-        raise UsageError("give either a dataset config (the training set) or queries (the clips), and not both")
+        raise UsageError(
+            "give either a dataset config (the training set) or queries (the clips), and not both"
+        )
     if queries is not None:
         return query_index(queries)
     path = Path(dataset_config)  # type: ignore[arg-type]

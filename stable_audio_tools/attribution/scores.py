@@ -3,8 +3,9 @@
 Attribution methods read two finished stores, N tracks and Q queries, and give a score matrix (Q, N).
 D features are far more than N tracks, so the regularised inverse is taken in the space of samples:
 
-    scores = phi_q Phi^T (Phi Phi^T + lambda I)^-1                   (TRAK, Park et al. 2023, by the push-through identity)
+    scores = phi_q Phi^T (Phi Phi^T + lambda I)^-1
 
+(TRAK, Park et al. 2023, by the push-through identity),
 with one float64 eigendecomposition of the N x N kernel Phi Phi^T.
 """
 
@@ -55,7 +56,8 @@ class ScoreSettings:
             raise UsageError(f"unknown attribution method {self.method!r}; known: {', '.join(METHODS)}")
         if self.lambda_scale < 0 or (self.lambda_reg is not None and self.lambda_reg < 0):
             raise UsageError(
-                f"lambda cannot be negative, found lambda_scale {self.lambda_scale} and lambda_reg {self.lambda_reg}"
+                f"lambda cannot be negative, found lambda_scale {self.lambda_scale}"
+                f" and lambda_reg {self.lambda_reg}"
             )
         if self.used_dim is not None and self.used_dim < 1:
             raise UsageError(f"used_dim must be at least 1, found {self.used_dim}")
@@ -64,7 +66,7 @@ class ScoreSettings:
 def regularised_scores(
     kernel: Tensor, cross: Tensor, *, lambda_scale: float = 0.1, lambda_reg: float | None = None
 ) -> Tensor:
-    """``cross (kernel + lambda I)^-1`` for the kernel (N, N) of the tracks and that of queries with tracks (Q, N).
+    """``cross (kernel + lambda I)^-1`` for the ``kernel`` of the tracks (N, N) and ``cross`` of queries (Q, N).
 
     With lambda 0 the directions without energy are left out (the pseudo-inverse).
     """
@@ -86,7 +88,9 @@ def mean_eigenvalue(values: Tensor) -> Tensor:
     return values[:-1].mean() if len(values) > 1 else values.mean()
 
 
-def kernels(train: FeatureStore, queries: FeatureStore, used_dim: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def kernels(
+    train: FeatureStore, queries: FeatureStore, used_dim: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inner products: tracks with tracks (N, N), queries with tracks (Q, N), queries with themselves (Q,).
 
     Features are read a block of columns at a time, so memory is N x N and not N x D.
@@ -110,7 +114,9 @@ def _used_columns(train: FeatureStore, used_dim: int | None) -> int:
         return train.dim
     settings = train.meta["stamp"].get("settings", {})
     if settings.get("mode") != "dense" or not settings.get("proj_dim"):
-        raise UsageError(f"used_dim belongs to dense features; {train.folder} holds {settings.get('mode')} ones")
+        raise UsageError(
+            f"used_dim belongs to dense features; {train.folder} holds {settings.get('mode')} ones"
+        )
     if used_dim > train.dim:
         raise UsageError(f"used_dim is {used_dim}, but {train.folder} has {train.dim} columns")
     return used_dim
@@ -122,14 +128,18 @@ Method = Callable[[FeatureStore, FeatureStore, ScoreSettings], Tensor]
 def dtrak(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """D-TRAK (Zheng et al. 2024): the TRAK estimator on the gradient of any measurement."""
     kernel, cross, _ = kernels(train, queries, settings.used_dim)
-    return regularised_scores(kernel, cross, lambda_scale=settings.lambda_scale, lambda_reg=settings.lambda_reg)
+    return regularised_scores(
+        kernel, cross, lambda_scale=settings.lambda_scale, lambda_reg=settings.lambda_reg
+    )
 
 
 def trak(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """TRAK for diffusion models (Park et al. 2023): the same estimator, on the gradient of the loss only."""
     measurement = train.meta["stamp"].get("settings", {}).get("f")
     if measurement != "loss":
-        raise UsageError(f"method 'trak' needs features of f 'loss'; {train.folder} has {measurement!r}, use 'dtrak'")
+        raise UsageError(
+            f"method 'trak' needs features of f 'loss'; {train.folder} has {measurement!r}, use 'dtrak'"
+        )
     return dtrak(train, queries, settings)
 
 
@@ -146,7 +156,7 @@ def gradient_cosine(train: FeatureStore, queries: FeatureStore, settings: ScoreS
 
 
 def latent_cosine(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
-    """Baseline without a model: cosine of the latents' mean and deviation over time, centred on the tracks."""
+    """Baseline without gradients: cosine of the latents' mean and deviation over time, standardised."""
     tracks, clips = train.latents(), queries.latents()
     centre = tracks.mean(0)
     spread = tracks.std(0, unbiased=False).clamp(min=1e-8)
@@ -157,7 +167,9 @@ def latent_cosine(train: FeatureStore, queries: FeatureStore, settings: ScoreSet
 def random_scores(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """Baseline that knows nothing: a draw per query and track."""
     draws = [
-        torch.randn(len(train), generator=generator("attribution-random", settings.seed, query), dtype=torch.float64)
+        torch.randn(
+            len(train), generator=generator("attribution-random", settings.seed, query), dtype=torch.float64
+        )
         for query in queries.sample_ids
     ]
     return torch.stack(draws)
@@ -184,5 +196,7 @@ def score(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings | 
     train.require_comparable(queries)
     scores = METHODS[settings.method](train, queries, settings)
     if not torch.isfinite(scores).all():
-        raise StoreError(f"{train.folder}: scores are not finite; raise lambda_scale, or extract the features again")
+        raise StoreError(
+            f"{train.folder}: scores are not finite; raise lambda_scale, or extract the features again"
+        )
     return scores

@@ -2,9 +2,9 @@
 
 ::
 
-    meta.json       what the rows are and what they were made from; written last, so a folder without it is no store
+    meta.json       what the rows are and what they were made from; a folder without it is no store
     features.npy    (N, D) float32 or float16, memory-mapped
-    scales.npy      (N,) float32; a row is features * scale (1 for float32, the row's largest value for float16)
+    scales.npy      (N,) float32; a row is features * scale: 1, or for float16 the row's largest value
     latents.npy     (N, E) float32: mean and deviation of the latents over time, for the similarity baseline
     done.npy        (N,) uint8: 1 where the row is whole
     tracks.jsonl    what each row is: sample_id, path, prompt, artist, album, title, ...
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ SHARED_STAMPS = ("model_config", "checkpoint", "pretransform", "adapter", "setti
 class FeatureStore:
     """Rows of features on disk. Use :meth:`create` to make or continue one and :meth:`open` to read one."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], mode: str) -> None:
+    def __init__(self, folder: Path, meta: dict[str, Any], mode: Literal["r", "r+"]) -> None:
         self.folder = folder
         self.meta = meta
         self._features = np.load(folder / "features.npy", mmap_mode=mode)
@@ -69,13 +69,15 @@ class FeatureStore:
             info: more for ``meta.json`` that is not compared.
 
         Raises:
-            StoreError: there is a store in ``folder`` that was made from something else; the message names what.
+            StoreError: there is a store in ``folder`` that was made from something else; it names what.
         """
         folder = Path(folder)
         rows = {"count": len(sample_ids), "dim": dim, "latent_dim": latent_dim, "dtype": dtype}
         if (folder / "meta.json").exists():
             meta = _read_meta(folder)
-            _compare(folder, meta, {**stamp, "rows": rows}, {**meta["stamp"], "rows": meta["rows"]}, "continued")
+            _compare(
+                folder, meta, {**stamp, "rows": rows}, {**meta["stamp"], "rows": meta["rows"]}, "continued"
+            )
             return cls(folder, meta, "r+")
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder}: is a file; expected a folder for the feature store")
@@ -86,9 +88,17 @@ class FeatureStore:
             ("latents", (len(sample_ids), latent_dim), "float32"),
             ("done", (len(sample_ids),), "uint8"),
         ):
-            np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.dtype(kind), shape=shape).flush()
+            np.lib.format.open_memmap(
+                folder / f"{name}.npy", mode="w+", dtype=np.dtype(kind), shape=shape
+            ).flush()
         (folder / "tracks.jsonl").unlink(missing_ok=True)
-        meta = {"format": FORMAT, "stamp": dict(stamp), "rows": rows, **(info or {}), "sample_ids": list(sample_ids)}
+        meta = {
+            "format": FORMAT,
+            "stamp": dict(stamp),
+            "rows": rows,
+            **(info or {}),
+            "sample_ids": list(sample_ids),
+        }
         write_json(folder / "meta.json", meta)
         return cls(folder, meta, "r+")
 
@@ -138,11 +148,13 @@ class FeatureStore:
         for row, row_values in zip(rows, values, strict=True):
             if not np.isfinite(row_values).all():
                 raise DataError(
-                    f"{self.sample_ids[row]}: its gradient is not finite; check the audio file and the checkpoint,"
-                    " or extract in float32"
+                    f"{self.sample_ids[row]}: its gradient is not finite; check the audio file and the"
+                    " checkpoint, or extract in float32"
                 )
         scales = np.ones(len(values), np.float32)
-        if self._features.dtype == np.float16:  # squared norms of whole models overflow it, small layers underflow
+        if (
+            self._features.dtype == np.float16
+        ):  # squared norms of whole models overflow it, small layers underflow
             scales = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
         index = list(rows)
         self._features[index] = values / scales[:, None]
@@ -158,7 +170,7 @@ class FeatureStore:
         self._done.flush()
 
     def finish(self) -> None:
-        """Put ``tracks.jsonl`` in row order, once all rows are done, so that it is the same however often it was cut."""
+        """Put ``tracks.jsonl`` in row order: the same file however often the run was cut off."""
         lines = [json.dumps(record, ensure_ascii=False, default=str) for record in self.records()]
         write_text(self.folder / "tracks.jsonl", "\n".join(lines) + "\n")
 
@@ -171,7 +183,7 @@ class FeatureStore:
                 record = json.loads(line)
                 found[record["row"]] = record
             except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # empty, or cut off by a kill; its row was not marked done and has been written again
+                continue  # empty, or cut off by a kill before its row was marked done
         return [found.get(row, {"row": row, "sample_id": self.sample_ids[row]}) for row in range(len(self))]
 
     def features(self, columns: slice = slice(None)) -> Tensor:
@@ -194,15 +206,19 @@ class FeatureStore:
         _compare(other.folder, other.meta, mine, theirs, f"scored against {self.folder}")
 
     def export(self, path: str | Path) -> Path:
-        """Write the rows as one ``.npy`` with ``.ids.txt`` and ``.meta.json`` beside it, the files of older scripts."""
+        """Write the rows as one ``.npy`` with ``.ids.txt`` and ``.meta.json`` beside it, as others do."""
         path = Path(path).with_suffix(".npy")
         with atomic_path(path) as temporary:
-            rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(self), self.dim))
+            rows = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.float32, shape=(len(self), self.dim)
+            )
             for row in range(len(self)):
                 rows[row] = np.asarray(self._features[row], np.float32) * self._scales[row]
             rows.flush()
         write_text(path.with_suffix(".ids.txt"), "\n".join(self.sample_ids) + "\n")
-        write_json(path.with_suffix(".meta.json"), {key: self.meta[key] for key in self.meta if key != "sample_ids"})
+        write_json(
+            path.with_suffix(".meta.json"), {key: self.meta[key] for key in self.meta if key != "sample_ids"}
+        )
         return path
 
 
@@ -211,7 +227,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StoreError(f"{folder}: no feature store here ({path.name} is missing); extract features first") from error
+        raise StoreError(
+            f"{folder}: no feature store here ({path.name} is missing); extract features first"
+        ) from error
     except json.JSONDecodeError as error:
         raise StoreError(f"{path}: not valid JSON; delete the folder and extract again") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
@@ -225,7 +243,8 @@ def _compare(folder: Path, meta: dict[str, Any], wanted: Stamp, found: Stamp, ve
         name, ours, theirs = differences[0]
         more = "".join(f", {other[0]}" for other in differences[1:])
         raise StoreError(
-            f"{folder}: cannot be {verb}: {name} differs (the store has {_short(theirs)}, this run {_short(ours)}){more}"
+            f"{folder}: cannot be {verb}: {name} differs"
+            f" (the store has {_short(theirs)}, this run {_short(ours)}){more}"
             f"{' differ too' if more else ''}; use another folder, or the same {name}"
         )
 

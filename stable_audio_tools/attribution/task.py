@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_audio_tools.attribution.measurements import MEASUREMENTS
 from stable_audio_tools.attribution.schedule import timesteps
@@ -52,18 +52,17 @@ class LatentBatch:
 
 
 class DiffusionTask:
-    """K measured passes of a ``ConditionedDiffusionModelWrapper``; pass k of a sample is the same in any batch.
+    """K measured passes of a conditioned diffusion model; pass k of a sample is the same in any batch.
 
     Args:
-        model: has ``model`` (the network), ``conditioner``, ``pretransform``, ``diffusion_objective`` and
-            ``get_conditioning_inputs``.
+        model: a ``ConditionedDiffusionModelWrapper``.
         settings: measurement, timesteps, noise.
     """
 
-    def __init__(self, model: nn.Module, settings: FeatureSettings) -> None:
-        self.model: Any = model
+    def __init__(self, model: Any, settings: FeatureSettings) -> None:
+        self.model = model
         self.settings = settings
-        self.objective = get_objective(self.model.diffusion_objective)
+        self.objective = get_objective(model.diffusion_objective)
         self.times = timesteps(settings.t_strategy, settings.K, settings.num_train_steps)
         self.measurement = MEASUREMENTS[settings.f]
         self.passes = [self._pass(k) for k in range(settings.K)]
@@ -78,7 +77,10 @@ class DiffusionTask:
         sample_ids = tuple(str(info["sample_id"]) for info in infos)
         with torch.no_grad():
             latents = torch.cat(
-                [self._encode(audio[i : i + 1].to(device), sample_id) for i, sample_id in enumerate(sample_ids)]
+                [
+                    self._encode(audio[i : i + 1].to(device), sample_id)
+                    for i, sample_id in enumerate(sample_ids)
+                ]
             )
             singles = [self._condition(info, device) for info in infos]
         conditioning = {
@@ -86,7 +88,9 @@ class DiffusionTask:
             for key in singles[0]
         }
         padding = torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]).to(device)
-        return LatentBatch(sample_ids, latents, latent_mask(padding, latents.shape[-1])[:, None], conditioning)
+        return LatentBatch(
+            sample_ids, latents, latent_mask(padding, latents.shape[-1])[:, None], conditioning
+        )
 
     def _encode(self, audio: Tensor, sample_id: str) -> Tensor:
         if self.model.pretransform is None:
@@ -112,7 +116,9 @@ class DiffusionTask:
         latents = batch.latents
         t = torch.full((len(batch),), self.times[k], device=latents.device)
         noise = self._noise(batch, k)
-        inputs = self.model.get_conditioning_inputs({key: list(pair) for key, pair in batch.conditioning.items()})
+        inputs = self.model.get_conditioning_inputs(
+            {key: list(pair) for key, pair in batch.conditioning.items()}
+        )
         self._drop_guidance(inputs, batch, k)
         with self._autocast(latents.device):
             output = self.model.model(self.objective.add_noise(latents, noise, t), t, **inputs)
@@ -124,7 +130,9 @@ class DiffusionTask:
         key = ("attribution-noise", self.settings.e_seed, k)
         if self.settings.noise == "shared":
             return keyed_noise(shape, *key, device=device).expand_as(batch.latents)
-        return torch.stack([keyed_noise(shape, *key, *self._own(name), device=device) for name in batch.sample_ids])
+        return torch.stack(
+            [keyed_noise(shape, *key, *self._own(name), device=device) for name in batch.sample_ids]
+        )
 
     def _drop_guidance(self, inputs: dict[str, Any], batch: LatentBatch, k: int) -> None:
         """Leave out the conditioning of some samples as training does, by a draw of the sample's own."""

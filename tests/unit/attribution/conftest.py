@@ -14,13 +14,14 @@ from stable_audio_tools.attribution.run import ModelFiles
 from stable_audio_tools.models.checkpoints import save_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config
 
-MODULE = '''
+MODULE = """
 def get_custom_metadata(info, audio):
     number = int(info["relpath"].split("/")[-1].split(".")[0])
     if number == REJECTED:
         return {"__reject__": True}
-    return {"prompt": f"rock {number % 5} guitar", "artist": f"Artist {number // 100 % 100}", "title": str(number)}
-'''
+    artist = f"Artist {number // 100 % 100}"
+    return {"prompt": f"rock {number % 5} guitar", "artist": artist, "title": str(number)}
+"""
 
 
 def write_dataset(folder: Path, audio: Path, name: str = "train", rejected: int = -1) -> Path:

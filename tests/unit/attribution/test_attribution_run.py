@@ -39,10 +39,14 @@ def reference(tiny_files, train_config, tmp_path):
 def test_rows_do_not_depend_on_batch_size_or_workers(tiny_files, train_config, tmp_path, reference):
     assert (reference != 0).any(dim=1).all()
     assert_same_rows(rows_of(tiny_files, train_config, tmp_path / "one", batch_size=1), reference)
-    assert_same_rows(rows_of(tiny_files, train_config, tmp_path / "all", batch_size=8, num_workers=2), reference)
+    assert_same_rows(
+        rows_of(tiny_files, train_config, tmp_path / "all", batch_size=8, num_workers=2), reference
+    )
 
 
-def test_rows_do_not_depend_on_what_else_is_in_the_training_set(tiny_files, tiny_audio_folder, tmp_path, reference):
+def test_rows_do_not_depend_on_what_else_is_in_the_training_set(
+    tiny_files, tiny_audio_folder, tmp_path, reference
+):
     half = tmp_path / "half"
     for number in (1000305, 1000204):
         [source] = (tiny_audio_folder / "audio").rglob(f"{number}.wav")
@@ -107,7 +111,9 @@ def test_settings_change_the_rows(tiny_files, train_config, tmp_path, reference,
     assert not torch.allclose(rows, reference, rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("changes", [{"noise": "per-track"}, {"cfg_dropout_prob": 0.5}, {"random_crop": True}])
+@pytest.mark.parametrize(
+    "changes", [{"noise": "per-track"}, {"cfg_dropout_prob": 0.5}, {"random_crop": True}]
+)
 def test_per_track_draws_do_not_depend_on_the_batch(tiny_files, train_config, tmp_path, changes):
     settings = replace(SMALL, **changes)
     whole = rows_of(tiny_files, train_config, tmp_path / "three", settings)
@@ -127,7 +133,9 @@ def test_hooked_rows_reproduce_dense_inner_products(tiny_files, train_config, tm
     torch.testing.assert_close(kernels[0], kernels[1], rtol=1e-4, atol=1e-8)
 
 
-def test_a_track_the_metadata_rejects_has_a_zero_row_and_no_rank(tiny_files, tiny_audio_folder, clips, tmp_path):
+def test_a_track_the_metadata_rejects_has_a_zero_row_and_no_rank(
+    tiny_files, tiny_audio_folder, clips, tmp_path
+):
     config = write_dataset(tmp_path / "data", tiny_audio_folder / "audio", rejected=1000203)
     files = run_attribution(
         tiny_files, config, clips, tmp_path / "out", SMALL, batch_size=3, num_workers=0, device="cpu"
@@ -170,7 +178,9 @@ def test_copies_of_training_tracks_find_their_originals(tiny_files, train_config
     assert run["settings"]["rank_by"] == ("score" if f == "loss" else "score_squared")
 
 
-def test_a_clip_is_a_track_row_when_audio_and_conditioning_are_the_same(tiny_files, train_config, clips, tmp_path):
+def test_a_clip_is_a_track_row_when_audio_and_conditioning_are_the_same(
+    tiny_files, train_config, clips, tmp_path
+):
     """Noise is shared and the projection is the same, so the same music gives nearly the same row."""
     run_attribution(tiny_files, train_config, clips, tmp_path / "out", SMALL, num_workers=0, device="cpu")
     train, found = (FeatureStore.open(tmp_path / "out" / f"{name}_features") for name in ("train", "query"))
@@ -185,12 +195,18 @@ def test_scoring_needs_nothing_but_the_stores(tiny_files, train_config, clips, t
         assert (tmp_path / f"{name}.ids.txt").exists()
         assert (tmp_path / f"{name}.meta.json").exists()
     files = score_stores(
-        tmp_path / "train.npy", tmp_path / "query.npy", tmp_path / "out", ScoreSettings(method="gradcos"), top_k=3
+        tmp_path / "train.npy",
+        tmp_path / "query.npy",
+        tmp_path / "out",
+        ScoreSettings(method="gradcos"),
+        top_k=3,
     )
     assert len(read(files.ranking)) == 2 * 3
 
 
-def test_a_clip_without_a_prompt_is_named_before_any_work(tiny_files, train_config, clips, tmp_path, monkeypatch):
+def test_a_clip_without_a_prompt_is_named_before_any_work(
+    tiny_files, train_config, clips, tmp_path, monkeypatch
+):
     (clips / "prompts.csv").unlink()
     monkeypatch.setattr(extract_module, "extract_features", lambda *_, **__: pytest.fail("started to work"))
     with pytest.raises(DataError, match=r"clip_2\.wav: its prompt is not known"):

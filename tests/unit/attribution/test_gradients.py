@@ -120,7 +120,7 @@ def test_dense_rows_are_the_gradients_of_autograd(network):
 
 @pytest.mark.parametrize("mode", ["hooked", "dense"])
 def test_inner_products_agree_within_the_projection_bound(mode):
-    """Both projections are unbiased, and their spread over seeds is that of a JL projection of their dimension."""
+    """Both projections are unbiased, and spread over seeds as a JL projection of their dimension."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(24, 40), nn.Tanh(), nn.Linear(40, 30))
     batch = torch.randn(2, 5, 24)

@@ -38,7 +38,9 @@ def test_sample_space_equals_feature_space(rows):
     """phi_q Phi^T (Phi Phi^T + l)^-1 = phi_q (Phi^T Phi + l)^-1 Phi^T, the form of the TRAK paper."""
     tracks, queries = (values.double() for values in rows)
     for reg in (0.3, 20.0):
-        expected = queries @ torch.linalg.solve(tracks.T @ tracks + reg * torch.eye(40, dtype=torch.float64), tracks.T)
+        expected = queries @ torch.linalg.solve(
+            tracks.T @ tracks + reg * torch.eye(40, dtype=torch.float64), tracks.T
+        )
         found = regularised_scores(tracks @ tracks.T, queries @ tracks.T, lambda_reg=reg)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -83,9 +85,13 @@ def test_a_query_that_is_a_track_ranks_that_track_first(tmp_path, rows, method):
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"trak", "random"}))
 def test_scores_do_not_depend_on_the_order_of_tracks_or_queries(tmp_path, rows, method):
     tracks, queries = rows
-    forward = score(store(tmp_path / "t", tracks), store(tmp_path / "q", queries), ScoreSettings(method=method))
+    forward = score(
+        store(tmp_path / "t", tracks), store(tmp_path / "q", queries), ScoreSettings(method=method)
+    )
     backward = score(
-        store(tmp_path / "t2", tracks.flip(0)), store(tmp_path / "q2", queries.flip(0)), ScoreSettings(method=method)
+        store(tmp_path / "t2", tracks.flip(0)),
+        store(tmp_path / "q2", queries.flip(0)),
+        ScoreSettings(method=method),
     )
     torch.testing.assert_close(forward, backward.flip(0, 1), rtol=1e-9, atol=1e-9)
 
@@ -94,7 +100,8 @@ def test_trak_is_dtrak_of_the_loss(tmp_path, rows):
     loss = {**SETTINGS, "f": "loss"}
     train, queries = store(tmp_path / "t", rows[0], loss), store(tmp_path / "q", rows[1], loss)
     torch.testing.assert_close(
-        score(train, queries, ScoreSettings(method="trak")), score(train, queries, ScoreSettings(method="dtrak"))
+        score(train, queries, ScoreSettings(method="trak")),
+        score(train, queries, ScoreSettings(method="dtrak")),
     )
     other = store(tmp_path / "o", rows[0])
     with pytest.raises(UsageError, match="'trak' needs features of f 'loss'"):
@@ -105,7 +112,9 @@ def test_used_dim_keeps_the_first_columns_unbiased(tmp_path, rows):
     dense = {"f": "loss", "mode": "dense", "proj_dim": 40}
     train, queries = store(tmp_path / "t", rows[0], dense), store(tmp_path / "q", rows[1], dense)
     found = score(train, queries, ScoreSettings(method="graddot", used_dim=10))
-    torch.testing.assert_close(found, (rows[1][:, :10] @ rows[0][:, :10].T * 4).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found, (rows[1][:, :10] @ rows[0][:, :10].T * 4).double(), rtol=1e-5, atol=1e-5
+    )
     hooked = store(tmp_path / "h", rows[0])
     with pytest.raises(UsageError, match="used_dim belongs to dense features"):
         score(hooked, hooked, ScoreSettings(used_dim=10))
@@ -169,7 +178,11 @@ def test_ranking_by_square_ignores_the_sign(tmp_path):
 
 def test_group_sums(tmp_path):
     rows = read(write_groups(tmp_path / "g.csv", SCORES, QUERIES, TRACKS, key="artist"))
-    first = [(r["rank"], r["group"], r["tracks"], float(r["score_sum"]), r["best_rank"]) for r in rows if r["query"] == "q1"]
+    first = [
+        (r["rank"], r["group"], r["tracks"], float(r["score_sum"]), r["best_rank"])
+        for r in rows
+        if r["query"] == "q1"
+    ]
     assert first == [
         ("1", "Ann", "2", pytest.approx(0.4), "1"),
         ("2", "(no artist) d", "1", pytest.approx(0.2), "2"),

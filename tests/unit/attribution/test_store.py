@@ -11,7 +11,13 @@ import torch
 from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import DataError, StoreError
 
-STAMP = {"checkpoint": "aaa", "model_config": "bbb", "adapter": None, "settings": {"f": "loss", "K": 4}, "index": "ccc"}
+STAMP = {
+    "checkpoint": "aaa",
+    "model_config": "bbb",
+    "adapter": None,
+    "settings": {"f": "loss", "K": 4},
+    "index": "ccc",
+}
 IDS = [f"set/{i}.wav" for i in range(6)]
 
 
@@ -32,7 +38,9 @@ def test_rows_come_back(tmp_path, dtype):
     values = torch.cat([fill(store, [0, 1, 2]), fill(store, [3, 4, 5])])
     store.finish()
     read = FeatureStore.open(tmp_path / "s")
-    torch.testing.assert_close(read.features(), values.double(), rtol=1e-3 if dtype == "float16" else 0, atol=1e-2)
+    torch.testing.assert_close(
+        read.features(), values.double(), rtol=1e-3 if dtype == "float16" else 0, atol=1e-2
+    )
     torch.testing.assert_close(read.features(slice(1, 3)), read.features()[:, 1:3])
     torch.testing.assert_close(read.latents(), values[:, :2].double())
     assert [record["title"] for record in read.records()] == [f"t{i}" for i in range(6)]
@@ -43,7 +51,9 @@ def test_float16_rows_keep_their_size(tmp_path, size):
     store = create(tmp_path / "s", dtype="float16")
     values = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)) * size
     store.write(range(6), values, values[:, :2], [{}] * 6)
-    torch.testing.assert_close(FeatureStore.open(tmp_path / "s").features(), values.double(), rtol=2e-3, atol=size * 1e-3)
+    torch.testing.assert_close(
+        FeatureStore.open(tmp_path / "s").features(), values.double(), rtol=2e-3, atol=size * 1e-3
+    )
 
 
 def test_an_unfinished_store_names_its_first_missing_row(tmp_path):
@@ -79,8 +89,14 @@ def test_a_line_cut_off_by_a_kill_does_no_harm(tmp_path):
     [
         ({"stamp": {**STAMP, "checkpoint": "zzz"}}, "checkpoint differs"),
         ({"stamp": {**STAMP, "index": "zzz"}}, "index differs"),
-        ({"stamp": {**STAMP, "settings": {"f": "mean", "K": 4}}}, r"settings\.f differs .the store has loss, this run mean"),
-        ({"stamp": {**STAMP, "settings": {"f": "mean", "K": 5}}}, r"settings\.f differs .*, settings\.K differ too"),
+        (
+            {"stamp": {**STAMP, "settings": {"f": "mean", "K": 4}}},
+            r"settings\.f differs .the store has loss, this run mean",
+        ),
+        (
+            {"stamp": {**STAMP, "settings": {"f": "mean", "K": 5}}},
+            r"settings\.f differs .*, settings\.K differ too",
+        ),
         ({"dtype": "float16"}, r"rows\.dtype differs"),
         ({"dim": 6}, r"rows\.dim differs"),
     ],
@@ -96,7 +112,7 @@ def test_another_run_is_refused_by_name(tmp_path, changes, named):
 def test_stores_of_two_models_are_not_compared_but_two_indexes_are(tmp_path):
     train = create(tmp_path / "train")
     train.require_comparable(create(tmp_path / "q", stamp={**STAMP, "index": "other"}))
-    with pytest.raises(StoreError, match="cannot be scored against .*checkpoint differs"):
+    with pytest.raises(StoreError, match=r"cannot be scored against .*checkpoint differs"):
         train.require_comparable(create(tmp_path / "x", stamp={**STAMP, "checkpoint": "other"}))
 
 
