@@ -19,7 +19,7 @@ def autoencoder_block() -> dict[str, Any]:
     return {
         "encoder": {
             "type": "oobleck",
-            "config": {"in_channels": 2, "channels": 10, "latent_dim": 2 * LATENT_DIM, **shape},
+            "config": {"in_channels": 2, "channels": 8, "latent_dim": 2 * LATENT_DIM, **shape},
         },
         "decoder": {
             "type": "oobleck",

@@ -80,7 +80,7 @@ def test_pieces_of_one_artist_differ() -> None:
 
 
 def test_artists_sound_unlike_each_other() -> None:
-    """The average spectrum of a piece is nearest to another piece by the same artist, for nearly all artists."""
+    """The average spectrum of a piece is nearest to that of the same artist, for nearly all artists."""
     profiles = []
     for artist in DEMO_ARTISTS:
         for number in range(2):
