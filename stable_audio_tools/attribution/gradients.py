@@ -133,8 +133,8 @@ class HookedGradients:
             def output_hook(gradient: Tensor) -> None:
                 if captured is None:
                     raise UsageError(
-                        f"layer {layer.name} sees {rows} rows for {len(target)} samples, so its gradient cannot"
-                        " be told apart by sample; leave it out with param_regex"
+                        f"layer {layer.name} sees {rows} rows for {len(target)} samples, so its gradient"
+                        " cannot be told apart by sample; leave it out with param_regex"
                     )
                 target.add_(layer.contribute(captured, gradient))
 

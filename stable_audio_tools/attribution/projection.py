@@ -1,7 +1,7 @@
 """Random projections that keep inner products in expectation.
 
-Johnson and Lindenstrauss 1984; with random signs, Achlioptas 2003. Every matrix is made from a seed and a name
-on the CPU, so it is the same on any device and for any store.
+Johnson and Lindenstrauss 1984; with random signs, Achlioptas 2003. Every matrix is made from a seed and a
+name on the CPU, so it is the same on any device and for any store.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class ScoreSettings:
 def regularised_scores(
     kernel: Tensor, cross: Tensor, *, lambda_scale: float = 0.1, lambda_reg: float | None = None
 ) -> Tensor:
-    """``cross (kernel + lambda I)^-1`` for the ``kernel`` of the tracks (N, N) and ``cross`` of queries (Q, N).
+    """``cross (kernel + lambda I)^-1`` for ``kernel`` (N, N) of the tracks and ``cross`` (Q, N).
 
     With lambda 0 the directions without energy are left out (the pseudo-inverse).
     """

@@ -1,0 +1,58 @@
+"""A LoRA-tuned model is differentiated in its adapters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stable_audio_tools.attribution.extract import gradient_features
+from stable_audio_tools.attribution.run import ModelFiles, extract
+from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.attribution.store import FeatureStore
+from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora, save_adapter
+from stable_audio_tools.schema.training import LoraConfig
+
+WHOLE = FeatureSettings(K=2, proj_rank=0, max_examples=4)
+
+
+@pytest.fixture(params=["lora", "dora"])
+def tuned(request, tiny_files, tmp_path) -> ModelFiles:
+    model = tiny_files.load("cpu")
+    apply_lora(model, LoraConfig(component_whitelist=["self_attn"], rank=2, alpha=2, type=request.param))
+    generator = torch.Generator().manual_seed(4)
+    for layer in adapted_layers(model).values():
+        for weights in layer.lora_B.parameters():
+            torch.nn.init.normal_(weights, std=0.1, generator=generator)
+    return replace(tiny_files, lora_ckpt_path=save_adapter(model, tmp_path / "adapter"))
+
+
+def test_hooks_on_adapters_give_the_gradients_of_autograd(tuned, train_config, tmp_path):
+    names = [layer.name for layer in gradient_features(tuned.load("cpu"), WHOLE).layers]
+    assert len(names) == 2 * 2 * 2  # two blocks, to_qkv and to_out, A and B
+    assert all(".lora_A." in name or ".lora_B." in name for name in names)
+    kernels = []
+    for settings in (WHOLE, replace(WHOLE, mode="dense", proj_dim=0)):
+        store = extract(
+            tuned,
+            tmp_path / settings.mode,
+            settings,
+            dataset_config=train_config,
+            num_workers=0,
+            device="cpu",
+        )
+        rows = store.features()
+        kernels.append(rows @ rows.T)
+    torch.testing.assert_close(kernels[0], kernels[1], rtol=1e-4, atol=1e-9)
+
+
+def test_the_adapter_is_part_of_the_stamp(tuned, tiny_files, train_config, tmp_path):
+    stamps = []
+    for name, files in (("tuned", tuned), ("base", tiny_files)):
+        extract(files, tmp_path / name, WHOLE, dataset_config=train_config, num_workers=0, device="cpu")
+        stamps.append(FeatureStore.open(tmp_path / name).meta["stamp"])
+    assert stamps[0]["checkpoint"] == stamps[1]["checkpoint"]
+    assert stamps[0]["adapter"] != stamps[1]["adapter"] is None
+    assert json.dumps(stamps[0])
