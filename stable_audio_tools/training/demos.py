@@ -7,28 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from stable_audio_tools.audio.files import save_audio
 from stable_audio_tools.audio.plots import spectrogram_png
 from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.report.page import Card, Page, cards, image, player
 from stable_audio_tools.runtime import seeds
-from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.training import DemoConfig
-from stable_audio_tools.training.callbacks import StepCallback
 from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+from stable_audio_tools.training.side_jobs import SideJob
 
 MAX_PAGE_STEPS = 3
 """How many demos the page shows, the newest: their sound lies inside it. All WAVs stay in their folders."""
 
 
-class Demos(StepCallback):
+class Demos(SideJob):
     """Every ``demo_every`` steps, writes ``demos/step=<n>/*.wav`` with spectrograms and ``demos/index.html``.
 
-    The same prompts get the same noise every time, so that what changes is the model. A demo that fails is
-    said in one line and does not end the run.
+    The same prompts get the same noise every time, so that what changes is the model.
 
     Args:
         config: the ``training.demo`` block.
@@ -36,7 +34,10 @@ class Demos(StepCallback):
         seed: seed of the run.
     """
 
+    name = "the demo"
+
     def __init__(self, config: DemoConfig, run_folder: Path, seed: int) -> None:
+        super().__init__(config.demo_every)
         self.config = config
         self.folder = run_folder / "demos"
         self.seed = seed
@@ -48,42 +49,28 @@ class Demos(StepCallback):
         """Remember the prompts of the batch, for ``demo_cond_from_batch``."""
         self._infos = batch[1]
 
-    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
-        """Make the demos where it is time, on the first rank."""
-        if step % self.config.demo_every or not trainer.is_global_zero:
-            return
-        try:
-            self.make(module, step)
-        except Exception as error:  # whatever went wrong with a demo, the weights are more precious
-            reason = " ".join(str(error).split()) or type(error).__name__
-            warn(f"step {step}: the demos failed and training goes on: {reason}")
-
-    def make(self, module: DiffusionCondTrainer, step: int) -> list[Path]:
-        """Generate, save and show the clips of ``step``; returns their paths."""
+    def work(
+        self, model: ConditionedDiffusionModelWrapper, module: DiffusionCondTrainer, step: int
+    ) -> dict[str, float]:
+        """Generate, save and show the clips of ``step``."""
         conditioning = self._conditioning()
-        if not conditioning:
-            return []
-        target = self.folder / f"step={step:08d}"
-        devices = [module.device] if module.device.type == "cuda" else []
-        paths: list[Path] = []
-        precision = module.trainer.precision_plugin.forward_context()
-        # generation seeds the global generator, as its public contract says; here that must stay inside
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), precision, module.averaged() as model:
-            for cfg_scale in self.config.demo_cfg_scales:
-                audio = generate_diffusion_cond(
-                    model,
-                    steps=self.config.demo_steps,
-                    cfg_scale=cfg_scale,
-                    conditioning=conditioning,
-                    batch_size=len(conditioning),
-                    sample_size=module.config.sample_size,
-                    sample_rate=module.config.sample_rate,
-                    seed=seeds.derive_seed("demo", self.seed) % 2**31,
-                    device=str(module.device),
-                )
-                paths += self._save(audio, cfg_scale, conditioning, target, module.config.sample_rate)
-        self._write_page()
-        return paths
+        for cfg_scale in self.config.demo_cfg_scales if conditioning else []:
+            audio = generate_diffusion_cond(
+                model,
+                steps=self.config.demo_steps,
+                cfg_scale=cfg_scale,
+                conditioning=conditioning,
+                batch_size=len(conditioning),
+                sample_size=module.config.sample_size,
+                sample_rate=module.config.sample_rate,
+                seed=seeds.derive_seed("demo", self.seed) % 2**31,
+                device=module.device,
+            )
+            target = self.folder / f"step={step:08d}"
+            self._save(audio, cfg_scale, conditioning, target, module.config.sample_rate)
+        if conditioning:
+            self._write_page()
+        return {}
 
     def _conditioning(self) -> list[dict[str, Any]]:
         """What to ask for: the config's list, repeated or cut to ``num_demos``, or what is in the batch."""
@@ -98,8 +85,7 @@ class Demos(StepCallback):
         conditioning: list[dict[str, Any]],
         target: Path,
         sample_rate: int,
-    ) -> list[Path]:
-        paths = []
+    ) -> None:
         for position, (clip, wanted) in enumerate(zip(audio.float().cpu(), conditioning, strict=True)):
             peak = clip.abs().max().clamp(min=1e-8)
             prompt = str(wanted.get("prompt", ""))
@@ -107,8 +93,6 @@ class Demos(StepCallback):
             save_audio(path, clip / peak.clamp(min=1.0), sample_rate, tags={"title": prompt})
             path.with_suffix(".png").write_bytes(spectrogram_png(clip, sample_rate, title=prompt or None))
             path.with_suffix(".txt").write_text(prompt, encoding="utf-8")
-            paths.append(path)
-        return paths
 
     def _write_page(self) -> None:
         page = Page("Demos", "Clips from the averaged weights, newest first.")

@@ -28,6 +28,7 @@ from stable_audio_tools.training.factory import create_training_wrapper_from_con
 from stable_audio_tools.training.hardware import Hardware, choose_hardware
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.song_describer import SongDescriberScores
 from stable_audio_tools.training.start import prepare_model
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
@@ -36,8 +37,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     """Train as ``settings`` say; returns the run folder.
 
     The folder ``<save-dir>/<name>/<run_id>`` holds ``checkpoints/``, ``manifest.json``, the resolved
-    ``model_config.json`` and ``dataset_config.json``, ``tracks.jsonl`` (row i is track i), ``metrics.csv``
-    and ``demos/``. What can be wrong with the input is found before the folder is made.
+    ``model_config.json`` and ``dataset_config.json``, ``tracks.jsonl`` (row i is track i), ``metrics.csv``,
+    ``demos/`` and ``evals/``. What can be wrong with the input is found before the folder is made.
 
     Args:
         lora: train low-rank adapters on a frozen base, as the config's ``lora`` block says.
@@ -162,6 +163,9 @@ def _trainer(
     callbacks: list[pl.Callback] = [metrics, progress, keeper, BadBatchReport(folder)]
     if module.options.demo is not None:
         callbacks.append(Demos(module.options.demo, folder, settings.seed))
+    scores = module.options.song_describer_eval
+    if scores is not None and SongDescriberScores.wanted(scores):
+        callbacks.append(SongDescriberScores(scores, folder, settings.seed))
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
     kept_rows = resume.step if resume is not None and resume.run_folder else None
     return pl.Trainer(

@@ -61,15 +61,18 @@ def test_the_average_is_what_is_heard(make_settings, tiny_diffusion_config, monk
         return torch.zeros(2, 2, 100)
 
     monkeypatch.setattr(demos, "generate_diffusion_cond", listen)
-    made = []
-    make = demos.Demos.make
-    monkeypatch.setattr(
-        demos.Demos, "make", lambda self, module, step: made.append(module) or make(self, module, step)
-    )
+    averages = []
+    work = demos.Demos.work
+
+    def watch(self, model, module, step):
+        averages.append(module.diffusion_ema.ema_model)
+        return work(self, model, module, step)
+
+    monkeypatch.setattr(demos.Demos, "work", watch)
     tiny_diffusion_config["training"]["demo"] = DEMO
     train(make_settings(max_steps=2))
     assert heard
-    assert all(network is made[0].diffusion_ema.ema_model for network in heard)
+    assert all(network is averages[0] for network in heard)
 
 
 def test_a_failing_demo_is_said_and_survived(make_settings, tiny_diffusion_config, monkeypatch, capsys):
@@ -80,7 +83,7 @@ def test_a_failing_demo_is_said_and_survived(make_settings, tiny_diffusion_confi
     tiny_diffusion_config["training"]["demo"] = DEMO
     run = train(make_settings())
     assert (run / "checkpoints" / "step=00000004.ckpt").is_file()
-    assert "step 2: the demos failed and training goes on: no such sound" in capsys.readouterr().err
+    assert "step 2: the demo failed and training goes on: no such sound" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"num_demos": 0}, {"demo_cond": []}])

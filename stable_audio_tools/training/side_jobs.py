@@ -1,0 +1,52 @@
+"""Jobs that use the averaged weights while a run goes on, and must never harm it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import pytorch_lightning as pl
+import torch
+
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.runtime.progress import warn
+from stable_audio_tools.training.callbacks import StepCallback
+from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+
+
+class SideJob(StepCallback, ABC):
+    """Every ``every`` steps, on the first rank: :meth:`work` with the averaged network in the model.
+
+    The global generator, which generation seeds, is set aside meanwhile, so that a run with the job trains the
+    same weights as one without. A job that fails is said in one line and does not end the run.
+    """
+
+    name = "side job"
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+        """Do the work where it is time."""
+        if step % self.every or not trainer.is_global_zero:
+            return
+        devices = [module.device] if module.device.type == "cuda" else []
+        try:
+            with (
+                torch.random.fork_rng(devices=devices),
+                torch.no_grad(),
+                trainer.precision_plugin.forward_context(),
+                module.averaged() as model,
+            ):
+                metrics = self.work(model, module, step)
+        except Exception as error:  # whatever went wrong here, the weights are more precious
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warn(f"step {step}: {self.name} failed and training goes on: {reason}")
+            return
+        for logger in trainer.loggers if metrics else []:
+            logger.log_metrics(metrics, step)
+
+    @abstractmethod
+    def work(
+        self, model: ConditionedDiffusionModelWrapper, module: DiffusionCondTrainer, step: int
+    ) -> dict[str, float]:
+        """Use ``model`` and return numbers for the log, by name."""

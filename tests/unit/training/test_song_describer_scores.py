@@ -1,0 +1,88 @@
+"""Scores while training: prompts of a stored set, numbers in the log, and a run that survives their failure."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from stable_audio_tools.evaluation.reference import ReferenceSet
+from stable_audio_tools.training import side_jobs
+from stable_audio_tools.training.run import train
+
+
+class Clap:
+    """Stands for a CLAP that is there; the scores themselves are the evaluation's tests."""
+
+    weights_sha256 = "0" * 64
+
+    def __init__(self, name, device, batch_size):
+        self.name = name
+
+
+@pytest.fixture
+def reference(tmp_path):
+    rows = np.eye(3, 4, dtype=np.float32)
+    prompts = ("rock music", "jazz piano", "folk song")
+    return ReferenceSet(rows, rows, prompts, ("1", "2", "3"), "some/clap", Clap.weights_sha256).save(
+        tmp_path / "set.npz"
+    )
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    calls = []
+
+    def score(clips, prompts, reference, clap):
+        calls.append(([clip.name for clip in clips], list(prompts.values()), clap.name))
+        return {"fad": 1.5, "alignment": 0.25}
+
+    monkeypatch.setattr(side_jobs, "ClapEmbedder", Clap)
+    monkeypatch.setattr(side_jobs, "score_clips", score)
+    return calls
+
+
+def test_prompts_are_rendered_scored_and_logged(make_settings, tiny_diffusion_config, reference, scored):
+    block = {
+        "precomputed_embeddings_path": str(reference),
+        "eval_every": 2,
+        "num_prompts": 2,
+        "eval_steps": 2,
+    }
+    tiny_diffusion_config["training"]["song_describer_eval"] = block
+    run = train(make_settings(max_steps=2))
+    assert scored == [(["1.wav", "2.wav"], ["rock music", "jazz piano"], "some/clap")]
+    assert json.loads((run / "evals/step=00000002/results.json").read_text())["fad"] == 1.5
+    with (run / "metrics.csv").open(newline="") as stream:
+        last = list(csv.DictReader(stream))[-1]
+    assert (last["step"], last["eval/fad"], last["eval/alignment"]) == ("2", "1.5", "0.25")
+
+
+def test_another_clap_is_said_and_survived(
+    make_settings, tiny_diffusion_config, reference, scored, monkeypatch, capsys
+):
+    monkeypatch.setattr(Clap, "weights_sha256", "1" * 64)
+    block = {
+        "precomputed_embeddings_path": str(reference),
+        "eval_every": 1,
+        "num_prompts": 1,
+        "eval_steps": 1,
+    }
+    tiny_diffusion_config["training"]["song_describer_eval"] = block
+    run = train(make_settings(max_steps=1))
+    assert (run / "checkpoints/step=00000001.ckpt").is_file()
+    assert scored == []
+    assert (
+        "the Song Describer evaluation failed and training goes on: the reference was"
+        in capsys.readouterr().err
+    )
+
+
+def test_missing_embeddings_are_left_out_with_the_command_that_makes_them(
+    make_settings, tiny_diffusion_config, capsys
+):
+    tiny_diffusion_config["training"]["song_describer_eval"] = {"precomputed_embeddings_path": "absent.npz"}
+    train(make_settings(max_steps=1))
+    assert "precompute_song_describer_clap_embeddings.py" in capsys.readouterr().err
