@@ -16,8 +16,8 @@ from stable_audio_tools.training.diffusion import DiffusionCondTrainer
 class SideJob(StepCallback, ABC):
     """Every ``every`` steps, on the first rank: :meth:`work` with the averaged network in the model.
 
-    The global generator, which generation seeds, is set aside meanwhile, so that a run with the job trains the
-    same weights as one without. A job that fails is said in one line and does not end the run.
+    The global generator, which generation seeds, is set aside meanwhile, so that a run with the job trains
+    the same weights as one without. A job that fails is said in one line and does not end the run.
     """
 
     name = "side job"

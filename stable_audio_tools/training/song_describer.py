@@ -35,7 +35,7 @@ class SongDescriberScores(SideJob):
 
     @staticmethod
     def wanted(config: SongDescriberEvalConfig) -> bool:
-        """Whether scores are asked for and the embeddings they need are there; says so where these are not."""
+        """Whether scores are asked for and the embeddings they need are there; says so if they are not."""
         if not config.enabled:
             return False
         path = config.precomputed_embeddings_path

@@ -1,4 +1,4 @@
-"""Scores while training: prompts of a stored set, numbers in the log, and a run that survives their failure."""
+"""Scores while training: prompts of a stored set, numbers in the log, and a run that survives failure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stable_audio_tools.evaluation.reference import ReferenceSet
-from stable_audio_tools.training import side_jobs
+from stable_audio_tools.training import song_describer
 from stable_audio_tools.training.run import train
 
 
@@ -39,8 +39,8 @@ def scored(monkeypatch):
         calls.append(([clip.name for clip in clips], list(prompts.values()), clap.name))
         return {"fad": 1.5, "alignment": 0.25}
 
-    monkeypatch.setattr(side_jobs, "ClapEmbedder", Clap)
-    monkeypatch.setattr(side_jobs, "score_clips", score)
+    monkeypatch.setattr(song_describer, "ClapEmbedder", Clap)
+    monkeypatch.setattr(song_describer, "score_clips", score)
     return calls
 
 
@@ -60,7 +60,7 @@ def test_prompts_are_rendered_scored_and_logged(make_settings, tiny_diffusion_co
     assert (last["step"], last["eval/fad"], last["eval/alignment"]) == ("2", "1.5", "0.25")
 
 
-def test_another_clap_is_said_and_survived(
+def test_another_clap_is_survived(
     make_settings, tiny_diffusion_config, reference, scored, monkeypatch, capsys
 ):
     monkeypatch.setattr(Clap, "weights_sha256", "1" * 64)
