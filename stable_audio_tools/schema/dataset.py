@@ -34,6 +34,7 @@ class AudioDirDataset(Config):
     augment_polarity: bool = False
     """Flip the sign of half the crops (the public code always did)."""
     volume_norm: bool = False
+    """Bring each crop to a root mean square of -16 dBFS, with no peak above full scale."""
     on_error: Literal["raise", "skip"] = "raise"
     """What an unreadable file does: stop with its name, or be replaced by the next track and named in a warning."""
 

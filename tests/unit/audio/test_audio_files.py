@@ -112,6 +112,24 @@ def test_a_span_is_that_span_of_the_whole_file(audio_file: Callable[[str], Path]
         torch.testing.assert_close(span, whole[:, start : start + length], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "rate", "options"),
+    [
+        # libsndfile seeks wrongly in one of about 30 places of a Vorbis file.
+        ("seeks.ogg", 22050, {}),
+        # At 8 kbit/s an MP3 frame may need those of the second and a half before it.
+        ("reservoir.mp3", 22050, {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.99}),
+        ("variable.mp3", 16000, {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.9}),
+    ],
+)
+def test_seeks_are_exact_anywhere(tmp_path: Path, name: str, rate: int, options: dict[str, object]) -> None:
+    soundfile.write(tmp_path / name, _music(20.0, rate), rate, **options)
+    whole, _ = read_audio(tmp_path / name)
+    for start in np.random.default_rng(0).integers(0, whole.shape[1] - 3000, 60):
+        span, _ = read_audio(tmp_path / name, offset_seconds=start / rate, duration_seconds=3000 / rate)
+        torch.testing.assert_close(span, whole[:, start : start + 3000], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", [name for name in WRITERS if "no_index" not in name and name != "a.aac"])
 def test_the_music_is_where_it_was_put(audio_file: Callable[[str], Path], name: str) -> None:
     path = audio_file(name)

@@ -17,6 +17,7 @@ from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.schema.reader import parse_dataset_config
 
 RATE = 8000
+FUNCTION = "def get_custom_metadata(info, audio):\n    "
 LENGTHS = [4000, 20000, 30001, 50000]
 
 
@@ -116,20 +117,20 @@ def test_metadata_reaches_the_sample(music: Path) -> None:
 
 
 def test_a_failing_metadata_function_is_named_with_its_track(music: Path) -> None:
-    module = "def get_custom_metadata(info, audio):\n    return {'prompt': {}['no\\nsuch']}\n"
+    module = FUNCTION + "return {'prompt': {}['no\\nsuch']}\n"
     with pytest.raises(
         DataError, match=r"module_\d+\.py: get_custom_metadata failed on .*1\.wav: KeyError"
     ) as caught:
         _dataset(music, module)[1]
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"returned NoneType for .*0\.wav, expected a dict"):
-        _dataset(music, "def get_custom_metadata(info, audio):\n    pass\n")[0]
+        _dataset(music, FUNCTION + "pass\n")[0]
     with pytest.raises(DataError, match=r"may not set \['index'\]"):
-        _dataset(music, "def get_custom_metadata(info, audio):\n    return {'index': 3}\n")[0]
+        _dataset(music, FUNCTION + "return {'index': 3}\n")[0]
 
 
 def test_a_rejected_track_is_replaced_by_the_next_and_said(music: Path) -> None:
-    module = "def get_custom_metadata(info, audio):\n    return {'__reject__': info['index'] in (1, 2)}\n"
+    module = FUNCTION + "return {'__reject__': info['index'] in (1, 2)}\n"
     dataset = _dataset(music, module)
     _, info = dataset[1]
     assert (info["sample_id"], info["replaced"]) == ("m/3.wav", "m/1.wav")
@@ -138,18 +139,18 @@ def test_a_rejected_track_is_replaced_by_the_next_and_said(music: Path) -> None:
     with pytest.raises(
         DataError, match=r"none of 4 tracks from m/2\.wav on can be used; get_custom_metadata rejects"
     ):
-        _dataset(music, "def get_custom_metadata(info, audio):\n    return {'__reject__': True}\n")[2]
+        _dataset(music, FUNCTION + "return {'__reject__': True}\n")[2]
 
 
 def test_replacement_audio_is_fitted_and_masked(music: Path) -> None:
-    module = "import torch\ndef get_custom_metadata(info, audio):\n    return {'__audio__': torch.full((1, 100), 0.5)}\n"
+    module = "import torch\n" + FUNCTION + "return {'__audio__': torch.full((1, 100), 0.5)}\n"
     audio, info = _dataset(music, module)[2]
     assert audio.shape == (2, 8000)
     assert audio[:, :100].eq(0.5).all()
     assert info["padding_mask"].sum() == 100
     assert "__audio__" not in info
     with pytest.raises(DataError, match=r"__audio__ for .* is str"):
-        _dataset(music, "def get_custom_metadata(info, audio):\n    return {'__audio__': 'x'}\n")[0]
+        _dataset(music, FUNCTION + "return {'__audio__': 'x'}\n")[0]
 
 
 def test_an_unreadable_file_stops_or_is_replaced_by_choice(
