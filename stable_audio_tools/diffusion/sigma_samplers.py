@@ -96,8 +96,8 @@ def dpmpp_2s_ancestral(
     """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1) down past each level, then noise back up to it."""
     for i, sigma, sigma_next in _steps(levels):
         denoised = _denoise(denoise, x, sigma, i, callback)
-        up = torch.minimum(sigma_next, (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
-        down = (sigma_next**2 - up**2).sqrt()
+        ratio = sigma_next / sigma
+        down, up = sigma_next * ratio, sigma_next * (1 - ratio**2).sqrt()
         if sigma_next == 0:
             return denoised
         middle = (sigma * down).sqrt()
