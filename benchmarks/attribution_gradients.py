@@ -1,7 +1,8 @@
 """Time per track and timestep of attribution gradients, beside the forward and backward pass they ride on.
 
-The network has the shape of a shipped config and random weights; latents and conditioning are random. ``bare``
-is forward and backward down to the latents, without parameter gradients; ``training`` makes those too.
+The network has the shape of a shipped config and random weights; latents and conditioning are random.
+``bare`` is forward and backward down to the latents, without parameter gradients; ``training`` makes those
+too.
 
     python benchmarks/attribution_gradients.py --precision bfloat16 --batch-size 16
 """

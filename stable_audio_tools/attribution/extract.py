@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.attribution.gradients import DenseGradients, GradientFeatures, HookedGradients
+from stable_audio_tools.attribution.queries import TrackSource
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore, Stamp
 from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.data.dataset import make_loader
-from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.data.local import LocalDataset
 from stable_audio_tools.data.sample import SampleKey
 from stable_audio_tools.errors import UsageError
@@ -27,6 +27,8 @@ NETWORK_PREFIX = "model."
 
 ADAPTER_REGEX = r"\.lora_[AB]\."
 """What was trained of a LoRA-tuned model, and is therefore differentiated unless told otherwise."""
+
+LEFT_OUT = "unreadable, or rejected by its metadata module"
 
 RECORD_KEYS = (
     *(
@@ -62,7 +64,7 @@ def gradient_features(model: Any, settings: FeatureSettings) -> GradientFeatures
 
 def extract_features(
     model: Any,
-    index: TrackIndex,
+    source: TrackSource,
     store_dir: str | Path,
     settings: FeatureSettings,
     *,
@@ -71,15 +73,15 @@ def extract_features(
     num_workers: int = 0,
     description: str = "features",
 ) -> FeatureStore:
-    """Write the feature row of every track of ``index``, or of those still missing, into a store.
+    """Write the feature row of every track of ``source``, or of those still missing, into a store.
 
     Rows do not depend on ``batch_size`` or ``num_workers`` beyond rounding. Batches lie on a fixed grid over
     the index, so a run that was killed and continued computes each batch as it would have been, bit for bit.
 
     Args:
         model: a ``ConditionedDiffusionModelWrapper`` on its device; it is put in evaluation mode.
-        index: the tracks; row i of the store is track i.
-        stamp: what the model is, by name (hashes); index and settings are added here.
+        source: the tracks; row i of the store is track i.
+        stamp: what the model is, by name (hashes); tracks and settings are added here.
 
     Raises:
         StoreError: the store belongs to another run.
@@ -88,13 +90,19 @@ def extract_features(
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, found {batch_size}")
     model.eval()
+    index = source.index
     task, gradients = DiffusionTask(model, settings), gradient_features(model, settings)
     store = FeatureStore.create(
         store_dir,
         sample_ids=[entry.sample_id for entry in index],
         dim=gradients.dim,
         latent_dim=2 * model.io_channels,
-        stamp={**stamp, "settings": settings.comparable(), "crops": settings.crops()},
+        stamp={
+            **stamp,
+            "index": source.stamp(),
+            "settings": settings.comparable(),
+            "crops": settings.crops(),
+        },
         dtype=settings.store_dtype,
         info={"settings": settings.to_dict(), "left_out": gradients.left_out},
     )
@@ -102,7 +110,7 @@ def extract_features(
     if len(store.missing()) < len(index):
         say(f"{store_dir}: {len(index) - len(store.missing())} of {len(index)} rows are there, going on")
     loader = make_loader(
-        _dataset(model, index, settings),
+        _dataset(model, source, settings),
         [[SampleKey(row, 0) for row in rows] for rows in batches],
         num_workers,
     )
@@ -147,22 +155,23 @@ def exact_float32(enabled: bool = True) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def _dataset(model: Any, index: TrackIndex, settings: FeatureSettings) -> LocalDataset:
+def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> LocalDataset:
     pretransform = model.pretransform
     return LocalDataset(
-        index,
+        source.index,
         sample_size=model.config.sample_size,
         sample_rate=model.config.sample_rate,
         audio_channels=model.io_channels if pretransform is None else pretransform.io_channels,
         random_crop=settings.random_crop,
         seed=settings.seed,
-        on_error="raise",
+        volume_norm=source.volume_norm,
+        on_error=source.on_error,
     )
 
 
 def _record(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row is. A track that its metadata function rejects was not trained on: its row stays zero."""
+    """What a row is. A track that training had to replace was not trained on: its row stays zero."""
     if "replaced" in info:
-        warn(f"{info['replaced']}: rejected by its metadata module, so its row is left zero")
-        return {"sample_id": info["replaced"], "left_out": "rejected by its metadata module"}
+        warn(f"{info['replaced']}: {LEFT_OUT}, so its row is left zero")
+        return {"sample_id": info["replaced"], "left_out": LEFT_OUT}
     return {key: info[key] for key in RECORD_KEYS if info.get(key) is not None}

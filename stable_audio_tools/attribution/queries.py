@@ -1,9 +1,10 @@
-"""Which clips are asked about, and what each was made from."""
+"""Which tracks are asked about, and which clips ask; with what each was made from."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import stable_audio_tools
 from stable_audio_tools.data.index import Track, TrackIndex
@@ -20,7 +21,33 @@ GENERATED_METADATA = Path(stable_audio_tools.__file__).parent.joinpath(
 """Knows the prompt of a clip from its sidecar, its tags or ``prompts.csv``."""
 
 
-def query_index(source: str | Path) -> TrackIndex:
+@dataclass(frozen=True)
+class TrackSource:
+    """Tracks, and how their dataset config says to read them.
+
+    Attributes:
+        index: the tracks.
+        on_error: what an unreadable file does; ``skip`` leaves its row zero, since training skipped it too.
+        volume_norm: whether crops are brought to one loudness, as in training.
+    """
+
+    index: TrackIndex
+    on_error: Literal["raise", "skip"] = "raise"
+    volume_norm: bool = False
+
+    def first(self, count: int | None) -> TrackSource:
+        """The first ``count`` tracks, or all for None."""
+        return self if count is None else replace(self, index=TrackIndex(self.index[:count]))
+
+    def stamp(self) -> str:
+        """A hash of what the rows are: names, sizes, metadata modules, reading, and the clips' prompts."""
+        modules = sorted({track.metadata_module for track in self.index if track.metadata_module is not None})
+        prompts = [prompt_for_clip(track.path) for track in self.index if _asks_its_clip(track)]
+        hashes = [sha256_file(module) for module in modules]
+        return hash_json([self.index.hash, hashes, prompts, self.volume_norm])
+
+
+def query_source(source: str | Path) -> TrackSource:
     """The clips in a folder, or those of a dataset config (``.json``), each with a way to its prompt.
 
     A clip with a sidecar or tags of ours is conditioned on what those say. Another takes what the config's
@@ -33,41 +60,32 @@ def query_index(source: str | Path) -> TrackIndex:
     if source.is_dir():
         folder = {"id": source.resolve().name or "queries", "path": str(source.absolute())}
         config = parse_dataset_config({"dataset_type": "audio_dir", "datasets": [folder]})
-        return _with_prompts(TrackIndex.from_config(config))
+        return _with_prompts(config, None)
     if source.suffix.lower() != ".json":
         what = "is a file" if source.exists() else "does not exist"
         raise DataError(f"{source}: {what}; expected a folder of clips or a dataset config (.json)")
-    return _with_prompts(TrackIndex.from_config(read_dataset_config(source), base_dir=source.parent))
+    return _with_prompts(read_dataset_config(source), source.parent)
 
 
-def train_index(config: DatasetConfig, base_dir: Path | None = None) -> TrackIndex:
-    """The training tracks, as training itself lists them: without those on the exclude list."""
-    return TrackIndex.from_config(config, base_dir=base_dir)
+def train_source(path: str | Path) -> TrackSource:
+    """The tracks of a dataset config as training lists and reads them, without those on the exclude list."""
+    path = Path(path)
+    config = read_dataset_config(path)
+    index = TrackIndex.from_config(config, base_dir=path.parent)
+    return TrackSource(index, config.on_error, config.volume_norm)
 
 
-def index_stamp(index: TrackIndex) -> str:
-    """A hash of what the rows of ``index`` are: names, sizes, metadata modules, and the clips' prompts."""
-    modules = sorted({track.metadata_module for track in index if track.metadata_module is not None})
-    prompts = [prompt_for_clip(track.path) for track in index if _asks_its_clip(track)]
-    return hash_json([index.hash, [sha256_file(module) for module in modules], prompts])
-
-
-def first_tracks(index: TrackIndex, count: int | None) -> TrackIndex:
-    """The first ``count`` tracks, or all for None."""
-    return index if count is None else TrackIndex(index[:count], excluded=index.excluded)
-
-
-def _with_prompts(index: TrackIndex) -> TrackIndex:
+def _with_prompts(config: DatasetConfig, base_dir: Path | None) -> TrackSource:
     tracks = [
         replace(track, metadata_module=str(GENERATED_METADATA))
         if track.metadata_module is None or read_sidecar(track.path) is not None
         else track
-        for track in index
+        for track in TrackIndex.from_config(config, base_dir=base_dir)
     ]
     for track in tracks:
         if _asks_its_clip(track):
             prompt_for_clip(track.path)  # before an hour of work, not after
-    return TrackIndex(tracks, excluded=index.excluded, unsupported=index.unsupported)
+    return TrackSource(TrackIndex(tracks), volume_norm=config.volume_norm)
 
 
 def _asks_its_clip(track: Track) -> bool:

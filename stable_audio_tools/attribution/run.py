@@ -10,12 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from stable_audio_tools.attribution.extract import extract_features
-from stable_audio_tools.attribution.queries import first_tracks, index_stamp, query_index, train_index
+from stable_audio_tools.attribution.queries import TrackSource, query_source, train_source
 from stable_audio_tools.attribution.ranking import RANK_BY, write_groups, write_ranking
 from stable_audio_tools.attribution.scores import ScoreSettings, score
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore
-from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.errors import CheckpointError, UsageError
 from stable_audio_tools.models.adapters.lora import load_adapter
 from stable_audio_tools.models.checkpoints import load_checkpoint, load_pretransform, model_sha256
@@ -25,7 +24,7 @@ from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import atomic_path, hash_json, sha256_file
 from stable_audio_tools.runtime.manifest import write_manifest
 from stable_audio_tools.runtime.progress import say
-from stable_audio_tools.schema.reader import parse_model_config, read_dataset_config, read_json
+from stable_audio_tools.schema.reader import parse_model_config, read_json
 
 TRAIN_FEATURES, QUERY_FEATURES = "train_features", "query_features"
 
@@ -118,9 +117,9 @@ def extract(
     settings = settings or FeatureSettings()
     output = Path(output)
     folder = output.with_suffix("") if output.suffix == ".npy" else output
-    index = _index(dataset_config, queries)
+    source = _source(dataset_config, queries)
     store = _extract(
-        model, model.load(device), index, folder, settings, batch_size=batch_size, num_workers=num_workers
+        model, model.load(device), source, folder, settings, batch_size=batch_size, num_workers=num_workers
     )
     if output.suffix == ".npy":
         store.export(output)
@@ -219,7 +218,7 @@ def run_attribution(
     settings = settings or FeatureSettings()
     folder = Path(output_dir)
     # Both lists first: a clip without a prompt should show before an hour of work on the training set.
-    clips, tracks = _index(None, queries), _index(train_dataset_config, None)
+    clips, tracks = _source(None, queries), _source(train_dataset_config, None)
     loaded = model.load(device)
     jobs = (
         (tracks, TRAIN_FEATURES, settings),
@@ -229,8 +228,8 @@ def run_attribution(
             replace(settings, max_examples=None),
         ),  # all clips, whatever part of the tracks
     )
-    for index, name, job in jobs:
-        _extract(model, loaded, index, folder / name, job, batch_size=batch_size, num_workers=num_workers)
+    for source, name, job in jobs:
+        _extract(model, loaded, source, folder / name, job, batch_size=batch_size, num_workers=num_workers)
     return score_stores(
         folder / TRAIN_FEATURES, folder / QUERY_FEATURES, folder, score_settings, rank_by=rank_by, top_k=top_k
     )
@@ -239,35 +238,34 @@ def run_attribution(
 def _extract(
     files: ModelFiles,
     model: ConditionedDiffusionModelWrapper,
-    index: TrackIndex,
+    source: TrackSource,
     folder: Path,
     settings: FeatureSettings,
     *,
     batch_size: int,
     num_workers: int,
 ) -> FeatureStore:
-    index = first_tracks(index, settings.max_examples)
     return extract_features(
         model,
-        index,
+        source.first(settings.max_examples),
         folder,
         settings,
-        stamp={**files.stamp(), "index": index_stamp(index)},
+        stamp=files.stamp(),
         batch_size=batch_size,
         num_workers=num_workers,
         description=folder.name,
     )
 
 
-def _index(dataset_config: str | Path | None, queries: str | Path | None) -> TrackIndex:
+def _source(dataset_config: str | Path | None, queries: str | Path | None) -> TrackSource:
     if (dataset_config is None) == (queries is None):
         raise UsageError(
             "give either a dataset config (the training set) or queries (the clips), and not both"
         )
     if queries is not None:
-        return query_index(queries)
-    path = Path(dataset_config)  # type: ignore[arg-type]
-    return train_index(read_dataset_config(path), path.parent)
+        return query_source(queries)
+    assert dataset_config is not None
+    return train_source(dataset_config)
 
 
 def _store_folder(path: str | Path) -> Path:
