@@ -272,3 +272,14 @@ def test_sidecars_say_what_clips_were_made_from(tiny_files, train_config, clips,
         store = extract(tiny_files, out, SMALL, queries=source, num_workers=0, device="cpu")
         for record in store.records():
             assert (record["prompt"], record["seconds_start"], record["seconds_total"]) == ("sad piano", 3, 9)
+
+
+def test_a_finished_store_is_used_again(tiny_files, train_config, clips, tmp_path, monkeypatch):
+    first = run_attribution(
+        tiny_files, train_config, clips, tmp_path / "out", SMALL, num_workers=0, device="cpu"
+    )
+    monkeypatch.setattr(FeatureStore, "write", lambda *_: pytest.fail("wrote a row again"))
+    again = run_attribution(
+        tiny_files, train_config, clips, tmp_path / "out", SMALL, num_workers=0, device="cpu"
+    )
+    assert torch.equal(first.scores, again.scores)
