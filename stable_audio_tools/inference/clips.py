@@ -87,8 +87,9 @@ def generate_clips(
     """Render ``requests`` into ``out_dir``: for each, the audio file and ``<name>.json`` beside it.
 
     A clip depends on its request, the settings and its seed, and not on the batch that it was rendered in:
-    on a CPU it is the clip of ``generate_diffusion_cond`` with ``batch_size=1`` and that seed. A clip that
-    is on disk already with the same settings is kept, so an interrupted run goes on where it stopped.
+    on a CPU it is the clip of ``generate_diffusion_cond`` with ``batch_size=1`` and that seed. Where
+    ``model_sha256`` is given, a clip that is on disk already with the same weights and settings is kept, so
+    that an interrupted run goes on where it stopped.
 
     Args:
         model: a ``ConditionedDiffusionModelWrapper``; it is moved to ``device`` and put in evaluation mode.
@@ -121,7 +122,8 @@ def generate_clips(
     common = _common_settings(model, options, steps, cfg_scale, checkpoint, model_sha256)
     common["sampler_options"] |= {"full_window": full_window, "normalize": normalize}
     jobs = _plan(model, requests, Path(out_dir), suffix, seed, common)
-    todo = [job for job in jobs if not _is_done(job)]
+    # Without the hash a clip of other weights would look the same.
+    todo = [job for job in jobs if model_sha256 is None or not _is_done(job)]
     target = resolve_device(device)
     if todo:
         model.to(target).eval()
@@ -252,12 +254,9 @@ def _render(
     source = PerClipNoise([job.sidecar.seed for job in batch])
     noise = source.initial(run.latent_shape).to(device)
     tensors = run.embed([job.request.metadata(job.request.prompt) for job in batch], None)
-    if "inpaint_mask" in model.input_concat_ids:
-        tensors = {**tensors, **run.inpaint_conditioning(None, None)}
     negative: Mapping[str, Any] = {}
     if batch[0].request.negative_prompt is not None:
-        embedded = run.embed([job.request.metadata(job.request.negative_prompt or "") for job in batch], None)
-        negative = {**tensors, **embedded}
+        negative = run.embed([job.request.metadata(job.request.negative_prompt or "") for job in batch], None)
     latents = run.sample(noise, tensors, negative, steps, cfg_scale, noise_source=source)
     return run.decode(latents).cpu()
 

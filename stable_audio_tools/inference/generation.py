@@ -231,9 +231,15 @@ class GenerationRun:
     def embed(
         self, metadata: Metadata | Mapping[str, Any] | None, tensors: Mapping[str, Any] | None
     ) -> Mapping[str, Any]:
-        """Conditioning by id, from metadata unless it is embedded already."""
+        """Conditioning by id, from metadata unless it is embedded already.
+
+        An inpainting model that is told of no mask regenerates everything.
+        """
+        beside = (
+            self.inpaint_conditioning(None, None) if "inpaint_mask" in self.model.input_concat_ids else {}
+        )
         if tensors is not None:
-            return tensors
+            return {**beside, **tensors}
         if metadata is None:
             raise UsageError("give conditioning (one dict per clip) or conditioning_tensors; found neither")
         items = [metadata] if isinstance(metadata, Mapping) else list(metadata)
@@ -243,7 +249,7 @@ class GenerationRun:
             raise UsageError(
                 f"conditioning: found {len(items)} items, expected 1 or batch_size, {self.batch_size}"
             )
-        return self.model.conditioner(items, self.device)
+        return {**beside, **self.model.conditioner(items, self.device)}
 
     def embed_negative(
         self, metadata: Metadata | Mapping[str, Any] | None, tensors: Mapping[str, Any] | None

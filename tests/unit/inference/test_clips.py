@@ -88,15 +88,25 @@ def test_a_clip_is_the_same_alone_in_a_batch_and_from_the_documented_function(
 
 
 def test_a_second_run_renders_only_what_is_missing_or_changed(model: Any, tmp_path: Path) -> None:
-    paths = render(model, tmp_path)
+    paths = render(model, tmp_path, model_sha256="abc")
     stamps = [path.stat().st_mtime_ns for path in paths]
     paths[1].unlink()
     paths[2].with_suffix(".json").write_text("{", encoding="utf-8")
-    assert render(model, tmp_path) == paths
+    assert render(model, tmp_path, model_sha256="abc") == paths
     again = [path.stat().st_mtime_ns for path in paths]
     assert [a == b for a, b in zip(stamps, again, strict=True)] == [True, False, False, True]
-    render(model, tmp_path, cfg_scale=4.0)
-    assert all(path.stat().st_mtime_ns != stamp for path, stamp in zip(paths, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change", [{"cfg_scale": 4.0}, {"seed": 1}, {"model_sha256": "def"}, {"model_sha256": None}]
+)
+def test_clips_of_other_settings_or_weights_are_not_kept(
+    model: Any, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (path,) = render(model, tmp_path, REQUESTS[:1], model_sha256="abc")
+    stamp = path.stat().st_mtime_ns
+    render(model, tmp_path, REQUESTS[:1], **{"model_sha256": "abc", **change})
+    assert path.stat().st_mtime_ns != stamp
 
 
 def test_names_are_safe_and_unique(model: Any, tmp_path: Path) -> None:

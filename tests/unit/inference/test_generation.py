@@ -221,6 +221,12 @@ def test_masked_out_audio_has_no_influence(inpaint_model: Any) -> None:
     assert not torch.allclose(kept, found)
 
 
+def test_an_inpainting_model_generates_from_scratch(inpaint_model: Any) -> None:
+    found = generate(inpaint_model, batch_size=2, cfg_scale=6, negative_conditioning={**PROMPT, "prompt": ""})
+    again = inpaint(inpaint_model, negative_conditioning={**PROMPT, "prompt": ""})
+    torch.testing.assert_close(found, again)
+
+
 def test_a_mask_of_the_wrong_batch_is_named(inpaint_model: Any) -> None:
     with pytest.raises(UsageError, match=r"inpaint_mask: found shape \(3, 8192\)"):
         inpaint(inpaint_model, inpaint_mask=torch.zeros(3, 8192))
