@@ -1,0 +1,1 @@
+"""The tensor maths of diffusion: objectives, timesteps, noise, guidance and samplers. No networks."""

@@ -123,6 +123,8 @@ def dpm_adaptive(
         x_high = solver.third(x, lam, lam_next, eps, eps_mid=eps_mid)
         tolerance = torch.maximum(x_low.abs(), x_low_last.abs()).mul(RTOL).clamp_min(ATOL)
         error = float(torch.linalg.vector_norm((x_low - x_high) / tolerance)) / x.numel() ** 0.5
+        if not math.isfinite(error):  # a broken model; no step would ever be accepted
+            return x_high
         # An integrating controller with a smooth limit on how fast the step may grow (Soderlind 2003).
         factor = 1 + math.atan((1 / (error + 1e-8)) ** (1 / 3) - 1)
         _report(callback, x, step, lam.neg().exp(), eps)

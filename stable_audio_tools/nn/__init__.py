@@ -1,0 +1,1 @@
+"""Layers: embeddings, norms, attention, transformer, convolutions. No files, no training."""

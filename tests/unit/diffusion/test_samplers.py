@@ -245,6 +245,11 @@ def test_half_precision_models_are_sampled_in_float32() -> None:
     assert found.dtype == torch.float32
 
 
+def test_a_broken_network_ends_the_adaptive_solver() -> None:
+    found = sample(lambda x, t: x * math.nan, noise(), sampler="k-dpm-adaptive")
+    assert not torch.isfinite(found).any()
+
+
 def test_the_multistep_weights_integrate_cubics_exactly() -> None:
     nodes = np.array([3.0, 3.6, 4.5, 7.0])
     cubic = np.polynomial.Polynomial([1.0, -2.0, 0.5, 0.3])
