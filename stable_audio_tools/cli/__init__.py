@@ -1,0 +1,1 @@
+"""One module per command: flags in, a call, an exit code out."""

@@ -62,11 +62,12 @@ def _encode(autoencoder: Any, world: World, stage: Stage) -> tuple[Tensor, Tenso
     lengths = world.lengths // RATIO
     latents = torch.zeros(len(lengths), LATENT_DIM, max(_WINDOW, int(lengths.max())), device=stage.device)
     noise = torch.Generator(stage.device).manual_seed(stage.seed)
-    for index in track(range(len(lengths)), "encoding the pretraining music"):
-        count = int(lengths[index])
-        latents[index, :, :count] = autoencoder.encode(
-            world.whole(index)[None, :, : count * RATIO], generator=noise
-        )[0]
+    # Every piece has another length: to measure kernels for each would take longer than all the rest.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=True):
+        for index in track(range(len(lengths)), "encoding the pretraining music"):
+            count = int(lengths[index])
+            audio = world.whole(index)[None, :, : count * RATIO]
+            latents[index, :, :count] = autoencoder.encode(audio, generator=noise)[0]
     return latents, lengths
 
 

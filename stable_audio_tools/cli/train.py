@@ -1,0 +1,38 @@
+"""``sat train`` and ``sat train-lora``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from stable_audio_tools.cli.options import flags_of
+from stable_audio_tools.training.settings import DEFAULTS_FILE, TrainSettings
+
+_CONFIG_FILE = typer.Option(DEFAULTS_FILE, help="Defaults of these flags; a flag wins.")
+
+
+@flags_of(TrainSettings, leave_out=["lora_ckpt_path"])
+def train(flags: dict[str, Any], *, config_file: str = _CONFIG_FILE) -> None:
+    """Fine-tune or train a model; writes <save-dir>/<name>/<run_id>/checkpoints.
+
+    Where no flag is given, the value comes from defaults.ini, then from the default shown here.
+    """
+    _run(flags, config_file, lora=False)
+
+
+@flags_of(TrainSettings)
+def train_lora(flags: dict[str, Any], *, config_file: str = _CONFIG_FILE) -> None:
+    """Train low-rank adapters on a frozen base model; an adapter folder lies beside each checkpoint.
+
+    The model config has a lora block. Where no flag is given, the value comes from defaults.ini,
+    then from the default shown here.
+    """
+    _run(flags, config_file, lora=True)
+
+
+def _run(flags: dict[str, Any], config_file: str, lora: bool) -> None:
+    settings = TrainSettings.from_flags(flags, config_file)
+    from stable_audio_tools.training import run
+
+    run.train(settings, lora=lora)
