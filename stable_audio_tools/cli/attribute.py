@@ -19,16 +19,26 @@ app = typer.Typer(help="Ask which training tracks shaped generated clips (D-TRAK
 _FILES, _WORK, _RANKING = "Model and data", "Compute", "Ranking"
 _MODEL_CONFIG = typer.Option(..., help="Model config (JSON).", rich_help_panel=_FILES)
 _CKPT = typer.Option(..., help="Its checkpoint, unwrapped or as training wrote it.", rich_help_panel=_FILES)
-_LORA = typer.Option(None, help="An adapter folder; its weights are then differentiated.", rich_help_panel=_FILES)
-_VAE = typer.Option(None, help="Checkpoint of the autoencoder, if not in the model's.", rich_help_panel=_FILES)
+_LORA = typer.Option(
+    None, help="An adapter folder; its weights are then differentiated.", rich_help_panel=_FILES
+)
+_VAE = typer.Option(
+    None, help="Checkpoint of the autoencoder, if not in the model's.", rich_help_panel=_FILES
+)
 _BATCH = typer.Option(8, help="Tracks at once; it does not change the result.", rich_help_panel=_WORK)
 _WORKERS = typer.Option(4, help="Processes that decode.", rich_help_panel=_WORK)
 _DEVICE = typer.Option(None, help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_WORK)
-_FIXED_CROPS = typer.Option(False, "--disable-random-crop", help="Windows from the start of each track (the default).")
-_RANK_BY = typer.Option(
-    None, help="score or score_squared; by default the square where a sign means nothing.", rich_help_panel=_RANKING
+_FIXED_CROPS = typer.Option(
+    False, "--disable-random-crop", help="Windows from the start of each track (the default)."
 )
-_TOP_K = typer.Option(None, help="Rows of each clip in the ranking; by default all.", rich_help_panel=_RANKING)
+_RANK_BY = typer.Option(
+    None,
+    help="score or score_squared; by default the square where a sign means nothing.",
+    rich_help_panel=_RANKING,
+)
+_TOP_K = typer.Option(
+    None, help="Rows of each clip in the ranking; by default all.", rich_help_panel=_RANKING
+)
 
 
 @app.command("run")
@@ -38,14 +48,24 @@ def run(
     scoring: dict[str, Any],
     *,
     model_config: Path = _MODEL_CONFIG,
-    ckpt_path: Path = typer.Option(..., "--ckpt-path", "--checkpoint", help=_CKPT.help, rich_help_panel=_FILES),
+    ckpt_path: Path = typer.Option(
+        ..., "--ckpt-path", "--checkpoint", help=_CKPT.help, rich_help_panel=_FILES
+    ),
     lora_ckpt_path: Path | None = _LORA,
     pretransform_ckpt_path: Path | None = _VAE,
     train_dataset_config: Path = typer.Option(
-        ..., "--train-dataset-config", "--train-dataset", help="Dataset config of the training set.", rich_help_panel=_FILES
+        ...,
+        "--train-dataset-config",
+        "--train-dataset",
+        help="Dataset config of the training set.",
+        rich_help_panel=_FILES,
     ),
-    queries: Path = typer.Option(..., help="Folder of clips, or a dataset config that names some.", rich_help_panel=_FILES),
-    output_dir: Path = typer.Option(Path("outputs/attribution"), help="Where features and tables go.", rich_help_panel=_FILES),
+    queries: Path = typer.Option(
+        ..., help="Folder of clips, or a dataset config that names some.", rich_help_panel=_FILES
+    ),
+    output_dir: Path = typer.Option(
+        Path("outputs/attribution"), help="Where features and tables go.", rich_help_panel=_FILES
+    ),
     batch_size: int = _BATCH,
     num_workers: int = _WORKERS,
     device: str | None = _DEVICE,
@@ -81,15 +101,21 @@ def extract(
     ckpt_path: Path = _CKPT,
     lora_ckpt_path: Path | None = _LORA,
     pretransform_ckpt_path: Path | None = _VAE,
-    dataset_config: Path | None = typer.Option(None, help="Dataset config of the training set.", rich_help_panel=_FILES),
-    queries: Path | None = typer.Option(None, help="Or a folder of clips, or their dataset config.", rich_help_panel=_FILES),
-    output: Path = typer.Option(..., help="Folder of the store; NAME.npy also writes one array.", rich_help_panel=_FILES),
+    dataset_config: Path | None = typer.Option(
+        None, help="Dataset config of the training set.", rich_help_panel=_FILES
+    ),
+    queries: Path | None = typer.Option(
+        None, help="Or a folder of clips, or their dataset config.", rich_help_panel=_FILES
+    ),
+    output: Path = typer.Option(
+        ..., help="Folder of the store; NAME.npy also writes one array.", rich_help_panel=_FILES
+    ),
     batch_size: int = _BATCH,
     num_workers: int = _WORKERS,
     device: str | None = _DEVICE,
     disable_random_crop: bool = _FIXED_CROPS,
 ) -> None:
-    """Projected gradients of every track of a dataset, or of every clip, into a store that can be continued."""
+    """Projected gradients of every track of a dataset, or of every clip, in a store that can be continued."""
     extract_features(
         ModelFiles(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path),
         output,
@@ -109,7 +135,9 @@ def score(
     *,
     train_features: Path = typer.Option(..., help="Store of the training set.", rich_help_panel=_FILES),
     query_features: Path = typer.Option(..., help="Store of the clips.", rich_help_panel=_FILES),
-    output_dir: Path = typer.Option(Path("outputs/attribution"), help="Where the tables go.", rich_help_panel=_FILES),
+    output_dir: Path = typer.Option(
+        Path("outputs/attribution"), help="Where the tables go.", rich_help_panel=_FILES
+    ),
     rank_by: str | None = _RANK_BY,
     top_k: int | None = _TOP_K,
 ) -> None:

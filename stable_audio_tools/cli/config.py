@@ -35,6 +35,6 @@ def check(paths: list[Path] = typer.Argument(help="model or dataset configs")) -
         else:
             model = parse_model_config(value, source=str(path))
             typer.echo(
-                f"{path}: model of type {model.model_type}, {model.audio_channels} channel(s) at {model.sample_rate} Hz,"
-                f" window {model.duration_seconds:.1f} s"
+                f"{path}: model of type {model.model_type}, {model.audio_channels} channel(s)"
+                f" at {model.sample_rate} Hz, window {model.duration_seconds:.1f} s"
             )

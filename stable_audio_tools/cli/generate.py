@@ -23,20 +23,26 @@ def generate(
     output_dir: Path = typer.Option(Path("outputs/generated"), help="Where the clips go."),
     steps: int = typer.Option(100, help="Sampler steps.", rich_help_panel=_SAMPLING),
     cfg_scale: float = typer.Option(7.0, help="Strength of guidance.", rich_help_panel=_SAMPLING),
-    sampler: str = typer.Option(None, help="Sampler; by default that of the objective.", rich_help_panel=_SAMPLING),
+    sampler: str = typer.Option(
+        None, help="Sampler; by default that of the objective.", rich_help_panel=_SAMPLING
+    ),
     sigma_min: float = typer.Option(None, help="Last noise level.", rich_help_panel=_SAMPLING),
     sigma_max: float = typer.Option(None, help="First noise level.", rich_help_panel=_SAMPLING),
-    seed: int = typer.Option(42, help="Seed of the first clip; each further one adds 1.", rich_help_panel=_SAMPLING),
+    seed: int = typer.Option(
+        42, help="Seed of the first clip; each further one adds 1.", rich_help_panel=_SAMPLING
+    ),
     batch_size: int = typer.Option(4, help="Clips at once; it does not change them."),
     format: str = typer.Option("wav", help="wav, flac or ogg."),
     device: str = typer.Option(None, help="auto, cpu, cuda, cuda:N or mps."),
 ) -> None:
-    """Make a clip for each prompt, with a sidecar that says how, so that it can be made again and attributed."""
+    """Make a clip for each prompt, with a sidecar that says how: it can be made again and be attributed."""
     prompts = list(prompt or [])
     if prompts_file is not None:
         if not prompts_file.is_file():
             raise UsageError(f"--prompts-file: {prompts_file}: no such file")
-        prompts += [line.strip() for line in prompts_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts += [
+            line.strip() for line in prompts_file.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     if not prompts:
         raise UsageError("give --prompt (as often as you like) or --prompts-file")
     if (pretrained_name is None) == (model_config is None or ckpt_path is None):
@@ -45,7 +51,9 @@ def generate(
     from stable_audio_tools.models.loading import load_diffusion_model
     from stable_audio_tools.runtime.device import resolve_device
 
-    loaded = load_diffusion_model(model_config, ckpt_path, pretrained_name=pretrained_name, adapter=lora_ckpt_path)
+    loaded = load_diffusion_model(
+        model_config, ckpt_path, pretrained_name=pretrained_name, adapter=lora_ckpt_path
+    )
     length = seconds or loaded.model.config.duration_seconds
     options = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     clips = generate_clips(

@@ -22,14 +22,20 @@ class Job(NamedTuple):
 
 
 JOBS = {
-    "demo": Job("demo", "demo", "The whole chain on a built-in catalogue; nothing to download.", "Start here"),
+    "demo": Job(
+        "demo", "demo", "The whole chain on a built-in catalogue; nothing to download.", "Start here"
+    ),
     "config": Job("config", "app", "Check configs and print their JSON Schema.", "Data"),
-    "dedup": Job("dedup", "dedup", "Find duplicate tracks and write the list that training leaves out.", "Data"),
+    "dedup": Job(
+        "dedup", "dedup", "Find duplicate tracks and write the list that training leaves out.", "Data"
+    ),
     "train": Job("train", "train", "Fine-tune or train a model.", "Training"),
     "train-lora": Job("train", "train_lora", "Train low-rank adapters on a frozen base model.", "Training"),
     "unwrap": Job("unwrap", "unwrap", "Turn a training checkpoint into a model file.", "Training"),
     "generate": Job("generate", "generate", "Make clips from prompts.", "Using a model"),
-    "attribute": Job("attribute", "app", "Ask which training tracks shaped generated clips.", "Using a model"),
+    "attribute": Job(
+        "attribute", "app", "Ask which training tracks shaped generated clips.", "Using a model"
+    ),
     "evaluate": Job("evaluate", "app", "Measure quality: CLAP-FAD and alignment.", "Using a model"),
 }
 
@@ -60,7 +66,8 @@ def build(chosen: str | None = None) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``sat`` with ``argv`` (default: the command line) and exit.
 
-    Exit codes: 0 done; 2 something the user can mend, said in one line; 130 interrupted; 1 a bug, with its traceback.
+    Exit codes: 0 done; 2 something the user can mend, said in one line; 130 interrupted; 1 a bug, with its
+    traceback.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:

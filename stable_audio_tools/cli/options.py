@@ -13,11 +13,11 @@ Command = Callable[..., None]
 
 
 def flags_of(*settings: type, leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
-    """A decorator that adds one ``--flag`` per field of ``settings`` to the options a function declares itself.
+    """A decorator that adds one ``--flag`` per field of ``settings`` to the options a function declares.
 
     The function is called with one dict per class of ``settings``, by field name, holding the flags that were
-    given, and its own options by keyword. A flag that was not given is not in the dict, so that the function can
-    look elsewhere before it takes the default. ``field.metadata`` may hold ``help`` and ``panel``.
+    given, and its own options by keyword. A flag that was not given is not in the dict, so that the function
+    can look elsewhere before it takes the default. ``field.metadata`` may hold ``help`` and ``panel``.
     A field that two classes share is one flag and goes to both.
     """
     wanted = {kind: [f for f in dataclasses.fields(kind) if f.name not in leave_out] for kind in settings}
@@ -37,7 +37,8 @@ def flags_of(*settings: type, leave_out: Collection[str] = ()) -> Callable[[Comm
 
         def command(**values: Any) -> None:
             given = [
-                {f.name: values[f.name] for f in fields if values[f.name] is not None} for fields in wanted.values()
+                {f.name: values[f.name] for f in fields if values[f.name] is not None}
+                for fields in wanted.values()
             ]
             function(*given, **{parameter.name: values[parameter.name] for parameter in own})
 
@@ -56,7 +57,11 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
         shown = ("on" if default else "off") if isinstance(default, bool) else default
         text = f"{text} [default: {shown}]"
     panel = field.metadata.get("panel")
-    option = typer.Option(None, f"--{field.name.replace('_', '-')}", help=text, rich_help_panel=panel, show_default=False)
+    option = typer.Option(
+        None, f"--{field.name.replace('_', '-')}", help=text, rich_help_panel=panel, show_default=False
+    )
     if kind is bool:
         option = typer.Option(None, help=text, rich_help_panel=panel, show_default=False)
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None
+    )

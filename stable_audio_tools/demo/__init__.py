@@ -1,0 +1,1 @@
+"""The built-in catalogue, its tiny trained models, and the whole chain on them."""

@@ -1,0 +1,150 @@
+"""The page at the end of the demo: what was generated, which tracks shaped it, and how far to trust that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from stable_audio_tools.audio.files import read_audio
+from stable_audio_tools.audio.plots import lines_png, spectrogram_png
+from stable_audio_tools.errors import AudioError
+from stable_audio_tools.report.page import Card, Page, cards, image, player, table, text
+
+if TYPE_CHECKING:
+    from stable_audio_tools.demo.run import DemoResult
+
+_TOP = 3
+_CAVEAT = (
+    "A score says that changing this track's weight in training would have moved what the model makes here; it is"
+    " neither a share of authorship nor a proof that the track was in the training set. Scores compare tracks for one"
+    " clip, not clips with each other. These models are tiny and were tuned for a minute."
+)
+
+
+def write_page(result: DemoResult) -> Path:
+    """Write ``index.html`` into the demo's folder."""
+    from stable_audio_tools.demo.run import summary
+
+    page = Page("What shaped these clips?", "Generated clips, and the training tracks that shaped them most.")
+    rows = [[stage, outcome, f"{seconds:.0f} s"] for stage, outcome, seconds in summary(result)]
+    page.section("In short", table(["stage", "result", "time"], rows))
+    page.section("Generated clips and their tracks", text(_CAVEAT), *_clips(result))
+    page.section("Artists", text("Sums of squared scores over an artist's tracks."), _artists(result))
+    page.section("Control", *_control(result))
+    page.section("Duplicates", *_duplicates(result))
+    page.section("Fine-tuning", *_training(result))
+    page.section("Quality", *_quality(result))
+    return page.write(result.folder / "index.html")
+
+
+def _sound(path: Path, label: str) -> list[Markup]:
+    """Spectrogram and player of a file; a word in their place if it cannot be read."""
+    try:
+        audio, rate = read_audio(path, duration_seconds=30.0)
+    except AudioError as error:
+        return [text(str(error))]
+    return [image(spectrogram_png(audio, rate), f"spectrogram of {label}"), player(path, label)]
+
+
+def _clips(result: DemoResult) -> list[Markup]:
+    blocks = []
+    by_clip: dict[str, list[dict[str, str]]] = {}
+    for row in result.ranking:
+        by_clip.setdefault(row["query"], []).append(row)
+    for clip, asked, ranked in zip(result.clips, result.asked, by_clip.values(), strict=True):
+        shown = [
+            Card(
+                f"“{asked['prompt']}”",
+                _sound(clip, clip.stem),
+                f"generated; prompt of a track by {asked['artist']}",
+            )
+        ]
+        shown += [
+            Card(
+                f"{row['rank']}. {row['title'] or row['sample_id']}",
+                _sound(Path(row["path"]), row["title"] or row["sample_id"]),
+                f"{row['artist']} · score {float(row['score']):+.3g}",
+            )
+            for row in ranked[:_TOP]
+        ]
+        blocks.append(cards(shown))
+    return blocks
+
+
+def _artists(result: DemoResult) -> Markup:
+    """Clips down, artists across; the largest sum of each clip is bold."""
+    names = sorted({row["group"] for row in result.artists})
+    sums: dict[str, dict[str, float]] = {}
+    for row in result.artists:
+        sums.setdefault(row["query"], {})[row["group"]] = float(row["score_squared_sum"])
+    rows: list[list[str | Markup]] = []
+    for asked, values in zip(result.asked, sums.values(), strict=True):
+        total, best = sum(values.values()) or 1.0, max(values, key=lambda name: values[name])
+        shares = [f"{values[name] / total:.2f}" for name in names]
+        cells = [
+            Markup("<b>{}</b>").format(s) if n == best else s for n, s in zip(names, shares, strict=True)
+        ]
+        rows.append([asked["artist"], *cells])
+    return table(["prompt of a track by", *names], rows)
+
+
+def _control(result: DemoResult) -> list[Markup]:
+    found = result.control[0]
+    right = found["path"] == result.control_track
+    verdict = "ranked first, as it must be" if right else "not ranked first: do not trust the rankings above"
+    return [
+        text(f"A training track was handed in as if it had been generated. The track itself is {verdict}."),
+        table(
+            ["rank", "track", "artist", "score"],
+            [
+                [int(row["rank"]), row["title"], row["artist"], float(row["score"])]
+                for row in result.control[:5]
+            ],
+        ),
+    ]
+
+
+def _duplicates(result: DemoResult) -> list[Markup]:
+    from stable_audio_tools.demo.run import planted_found
+
+    groups = [[group[0], ", ".join(group[1:])] for group in result.dedup["groups"]]
+    blocks = [text("Found by DAC code histograms, confirmed by aligning the recordings in time.")]
+    if groups:
+        blocks.append(table(["track", "same recording"], groups))
+    if result.planted:
+        blocks.append(text(f"Planted copies found: {planted_found(result)} of {len(result.planted)}."))
+        blocks.append(
+            table(
+                ["original", "copy", "how"],
+                [[p["original"], p["duplicate"], p["how"]] for p in result.planted],
+            )
+        )
+    return blocks
+
+
+def _training(result: DemoResult) -> list[Markup]:
+    from stable_audio_tools.demo.run import loss_curve
+
+    curve = loss_curve(result)
+    if len(curve["loss"]) < 2:
+        return [text(f"Fine-tuned for {result.settings.steps} steps.")]
+    plot = lines_png(
+        {"loss": curve["loss"]}, curve["step"], title="Training loss", xlabel="step", ylabel="v loss"
+    )
+    return [
+        text(f"Fine-tuned from the tiny base model for {result.settings.steps} steps."),
+        image(plot, "training loss"),
+    ]
+
+
+def _quality(result: DemoResult) -> list[Markup]:
+    scores = result.scores
+    rows = [
+        ["Fréchet distance to real recordings (CLAP-FAD)", scores["fad"]],
+        ["agreement of clips with their prompts", scores["alignment"]],
+        ["agreement with the prompts of other clips", scores["alignment_mismatched"]],
+        ["agreement of real recordings with their captions", scores["reference_alignment"]],
+    ]
+    return [table(["", "value"], rows), *(text(note) for note in scores["notes"])]
