@@ -20,10 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from stable_audio_tools.audio.files import probe, read_audio
+from stable_audio_tools.audio.transforms import rms_normalize
 from stable_audio_tools.dedup.verify import onset_features
 from stable_audio_tools.errors import AudioError, CheckpointError, UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import atomic_path, hash_json
+from stable_audio_tools.runtime.libraries import quiet_transformers
 
 HISTOGRAM_MODES = ("per-codebook", "global")
 _INAUDIBLE_RMS = 1e-4  # -80 dBFS
@@ -132,7 +134,7 @@ class DacFingerprinter:
         self._codebooks, self._codebook_size = int(config.n_codebooks), int(config.codebook_size)
         self.weights_sha256 = _weights_sha256(self._model)
         stamped = {name: value for name, value in asdict(self.settings).items() if name != "batch_size"}
-        self.stamp = hash_json({"format": 1, "weights": self.weights_sha256, **stamped})
+        self.stamp = hash_json({"format": 2, "weights": self.weights_sha256, **stamped})
         self._model.to(self.device)
 
     @torch.inference_mode()
@@ -156,7 +158,8 @@ class DacFingerprinter:
         if recording.flaw:
             counts = np.zeros((self._codebooks, self._codebook_size), dtype=np.int32)
         else:
-            counts = self.count_codes(recording.audio)
+            # a codec hears loudness too, and a softer copy is still a copy
+            counts = self.count_codes(rms_normalize(recording.audio[None])[0])
         onsets = onset_features(recording.audio, self.sample_rate)
         return Fingerprint(counts, onsets, recording.duration_seconds, recording.flaw)
 
@@ -165,7 +168,8 @@ def _load_dac(model_path: str) -> Any:
     from transformers import DacModel
 
     try:
-        loaded: Any = DacModel.from_pretrained(model_path, output_loading_info=True)
+        with quiet_transformers():
+            loaded: Any = DacModel.from_pretrained(model_path, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(

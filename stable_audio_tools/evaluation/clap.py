@@ -23,6 +23,7 @@ import torch
 from stable_audio_tools.audio.transforms import resample
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.runtime.device import resolve_device
+from stable_audio_tools.runtime.libraries import quiet_transformers
 
 DEFAULT_CLAP = "laion/clap-htsat-fused"
 
@@ -154,9 +155,10 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
     try:
-        loaded: Any = ClapModel.from_pretrained(name, output_loading_info=True)
-        extractor = ClapFeatureExtractor.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        with quiet_transformers():
+            loaded: Any = ClapModel.from_pretrained(name, output_loading_info=True)
+            extractor = ClapFeatureExtractor.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 
@@ -26,7 +35,8 @@ def warn(message: str) -> None:
 
 @contextmanager
 def progress_bar(description: str, total: int | None = None) -> Iterator[Progress]:
-    """A bar with count, elapsed and remaining time; a plain line at the end where there is no terminal."""
+    """A bar with count, elapsed and remaining time; where there is no terminal, one line at the end."""
+    live = console.is_terminal
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,15 +44,26 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Progres
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        transient=False,
+        disable=not live,
     ) as progress:
         progress.add_task(description, total=total)
-        yield progress
+        try:
+            yield progress
+        finally:
+            if not live:
+                for task in progress.tasks:
+                    say(_closing_line(task))
+
+
+def _closing_line(task: Task) -> str:
+    of_total = "" if task.total is None else f"/{task.total:.0f}"
+    elapsed = timedelta(seconds=round(task.elapsed or 0.0))
+    return f"{task.description}  {task.completed:.0f}{of_total}  {elapsed}"
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield ``items`` while showing how far along they are."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress_bar(description, total) as progress:
         task = progress.task_ids[0]

@@ -14,6 +14,7 @@ from torch import nn
 
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.runtime.libraries import quiet_transformers
 from stable_audio_tools.schema.conditioning import T5Config
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def encoder_width(name: str) -> int:
         return T5_WIDTHS[name]
     from transformers import AutoConfig
 
-    with _readable_errors(name):
+    with _readable_errors(name), quiet_transformers():
         return int(AutoConfig.from_pretrained(name).d_model)
 
 
@@ -116,7 +117,7 @@ def load_t5(name: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """
     from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
-    with _readable_errors(name), _quiet():
+    with _readable_errors(name), quiet_transformers():
         if torch.get_default_device().type == "meta":  # only keys and shapes are wanted
             return AutoTokenizer.from_pretrained(name), T5EncoderModel(AutoConfig.from_pretrained(name))
         encoder = T5EncoderModel.from_pretrained(name)
@@ -142,16 +143,3 @@ def _readable_errors(name: str) -> Iterator[None]:
             f"text encoder {name!r}: expected a T5 tokenizer and encoder {where}: {reason};"
             " give t5_model_name the path of a downloaded copy"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings about decoder weights, which an encoder has no use for."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
