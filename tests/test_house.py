@@ -24,13 +24,18 @@ def test_the_tools_agree(command: list[str]) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    code = "import sys, stable_audio_tools.cli.main; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, stable_audio_tools.cli.main;"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_nothing_public_is_depended_on_that_must_not_be() -> None:
-    forbidden = re.compile(r"^\s*(?:import|from)\s+(torchaudio|laion_clap|dac|k_diffusion|descript)\b", re.MULTILINE)
+    forbidden = re.compile(
+        r"^\s*(?:import|from)\s+(torchaudio|laion_clap|dac|k_diffusion|descript)\b", re.MULTILINE
+    )
     for path in (ROOT / "stable_audio_tools").rglob("*.py"):
         assert not forbidden.search(path.read_text()), path
 

@@ -42,7 +42,7 @@ def image(png: bytes, alt: str) -> Markup:
 
 
 def player(audio: bytes | str | Path, label: str, mime: str | None = None) -> Markup:
-    """An audio player, with the sound kept inside the page. ``audio`` is a file or its bytes (WAV unless said)."""
+    """An audio player, the sound kept inside the page. ``audio`` is a file or its bytes (WAV unless said)."""
     if isinstance(audio, bytes):
         data, kind = audio, mime or "audio/wav"
     else:
@@ -57,9 +57,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
     """A table; numbers are set right, floats to four significant digits."""
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in headers)
     body = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row))) for row in rows)
-    return Markup('<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
-        head, body
-    )
+    return Markup(
+        '<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(head, body)
 
 
 def cards(items: Sequence[Card]) -> Markup:

@@ -17,7 +17,10 @@ def nearest(name: str, known: list[str]) -> str | None:
 
 
 class Config(BaseModel):
-    """A frozen JSON object. An unknown key is an error that names the nearest valid one; a retired key warns if it was on."""
+    """A frozen JSON object.
+
+    An unknown key is an error that names the nearest valid one; a retired key warns if it was on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True)
 
@@ -42,5 +45,7 @@ class Config(BaseModel):
             else:
                 guess = nearest(str(key), known)
                 hint = f"did you mean {guess!r}?" if guess else f"valid keys: {', '.join(sorted(known))}"
-                raise PydanticCustomError("unknown_key", "unknown key {key}; {hint}", {"key": repr(key), "hint": hint})
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key {key}; {hint}", {"key": repr(key), "hint": hint}
+                )
         return kept

@@ -72,4 +72,3 @@ class ListConditioner(Config):
 ConditionerConfig = Annotated[
     T5Conditioner | NumberConditioner | IntConditioner | ListConditioner, Field(discriminator="type")
 ]
-

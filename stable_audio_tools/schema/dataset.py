@@ -14,7 +14,7 @@ class AudioDirectory(Config):
 
     ``custom_metadata_module`` is a Python file that is run because this config names it; it must define
     ``get_custom_metadata(info, audio) -> dict``. A relative path is looked up in the working folder, then
-    beside the config, then in the package. ``filelist.txt`` in the folder, where present, is the list of files.
+    beside the config, then in the package. ``filelist.txt`` in the folder, if any, is the list of files.
     """
 
     id: str
@@ -36,7 +36,7 @@ class AudioDirDataset(Config):
     volume_norm: bool = False
     """Bring each crop to a root mean square of -16 dBFS, with no peak above full scale."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What an unreadable file does: stop with its name, or be replaced by the next track and named in a warning."""
+    """What an unreadable file does: stop with its name, or give way to the next track with a warning."""
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> AudioDirDataset:

@@ -9,7 +9,12 @@ from pydantic import Field, model_validator
 
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.conditioning import ConditionerConfig
-from stable_audio_tools.schema.networks import BottleneckConfig, DecoderConfig, DiffusionNetworkConfig, EncoderConfig
+from stable_audio_tools.schema.networks import (
+    BottleneckConfig,
+    DecoderConfig,
+    DiffusionNetworkConfig,
+    EncoderConfig,
+)
 from stable_audio_tools.schema.training import DiffusionTrainingConfig, LoraConfig
 
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
@@ -33,13 +38,18 @@ class AutoencoderConfig(Config):
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             ratio = math.prod(part.config.strides)
             if ratio != self.downsampling_ratio:
-                raise ValueError(f"{name} strides multiply to {ratio}, but downsampling_ratio is {self.downsampling_ratio}")
+                raise ValueError(
+                    f"{name} strides multiply to {ratio}, but downsampling_ratio is {self.downsampling_ratio}"
+                )
         if self.decoder.config.latent_dim != self.latent_dim:
-            raise ValueError(f"decoder latent_dim is {self.decoder.config.latent_dim}, but latent_dim is {self.latent_dim}")
+            raise ValueError(
+                f"decoder latent_dim is {self.decoder.config.latent_dim}, but latent_dim is {self.latent_dim}"
+            )
         halves = 2 if self.bottleneck is not None and self.bottleneck.type == "vae" else 1
         if self.encoder.config.latent_dim != halves * self.latent_dim:
             raise ValueError(
-                f"encoder latent_dim must be {halves * self.latent_dim} ({halves} x latent_dim for this bottleneck),"
+                f"encoder latent_dim must be {halves * self.latent_dim}"
+                f" ({halves} x latent_dim for this bottleneck),"
                 f" found {self.encoder.config.latent_dim}"
             )
         return self
@@ -108,11 +118,13 @@ class DiffusionCondConfig(Config):
     def _channels_fit(self) -> DiffusionCondConfig:
         if self.pretransform is not None and self.pretransform.config.latent_dim != self.io_channels:
             raise ValueError(
-                f"io_channels is {self.io_channels}, but the pretransform makes {self.pretransform.config.latent_dim} channels"
+                f"io_channels is {self.io_channels}, but the pretransform makes"
+                f" {self.pretransform.config.latent_dim} channels"
             )
         if self.diffusion.config.io_channels != self.io_channels:
             raise ValueError(
-                f"diffusion.config.io_channels is {self.diffusion.config.io_channels}, but io_channels is {self.io_channels}"
+                f"diffusion.config.io_channels is {self.diffusion.config.io_channels},"
+                f" but io_channels is {self.io_channels}"
             )
         return self
 

@@ -29,7 +29,9 @@ class OobleckConfig(Config):
     @model_validator(mode="after")
     def _lists_fit(self) -> OobleckConfig:
         if len(self.c_mults) != len(self.strides):
-            raise ValueError(f"c_mults and strides must be equally long, found {len(self.c_mults)} and {len(self.strides)}")
+            raise ValueError(
+                f"c_mults and strides must be equally long, found {len(self.c_mults)} and {len(self.strides)}"
+            )
         return self
 
 
@@ -130,7 +132,9 @@ class DiTConfig(Config):
         head_dim = self.embed_dim // self.num_heads
         cond_width = self.embed_dim if self.project_cond_tokens else self.cond_token_dim
         if self.cond_token_dim and cond_width % head_dim:
-            raise ValueError(f"cross-attention width {cond_width} is not a multiple of the head width {head_dim}")
+            raise ValueError(
+                f"cross-attention width {cond_width} is not a multiple of the head width {head_dim}"
+            )
         return self
 
 

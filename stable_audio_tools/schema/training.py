@@ -10,7 +10,7 @@ from stable_audio_tools.schema.base import Config
 
 
 class OptimizerConfig(Config):
-    """An optimizer of ``torch.optim`` by name, or ``FusedAdam`` or ``AdamW8bit``; ``config`` are its arguments."""
+    """An optimizer of ``torch.optim``, or ``FusedAdam`` or ``AdamW8bit``; ``config`` are its arguments."""
 
     type: str
     config: dict[str, Any] = {}
@@ -80,7 +80,7 @@ class DiffusionTrainingConfig(Config):
 
 
 class LoraConfig(Config):
-    """Low-rank adapters on the modules whose dotted path holds one of ``component_whitelist`` (Hu et al. 2021)."""
+    """Low-rank adapters (Hu et al. 2021) on modules whose dotted path has one of ``component_whitelist``."""
 
     component_whitelist: list[str] = ["transformer"]
     type: Literal["lora", "dora"] = "lora"

@@ -38,20 +38,34 @@ def test_the_stable_audio_open_config_reads_whole(config: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["model"]["diffusion"]["config"].update(embed_dmi=8),
-         "m.json: model.diffusion.config: unknown key 'embed_dmi'; did you mean 'embed_dim'?"),
-        (lambda c: c["model"]["conditioning"]["configs"][1].update(type="numbr"),
-         "m.json: model.conditioning.configs[1].type: unknown type 'numbr'; did you mean 'number'? "
-         "known: t5, number, int, list"),
-        (lambda c: c["model"]["conditioning"].pop("cond_dim"), "m.json: model.conditioning.cond_dim: missing"),
+        (
+            lambda c: c["model"]["diffusion"]["config"].update(embed_dmi=8),
+            "m.json: model.diffusion.config: unknown key 'embed_dmi'; did you mean 'embed_dim'?",
+        ),
+        (
+            lambda c: c["model"]["conditioning"]["configs"][1].update(type="numbr"),
+            "m.json: model.conditioning.configs[1].type: unknown type 'numbr'; did you mean 'number'? "
+            "known: t5, number, int, list",
+        ),
+        (
+            lambda c: c["model"]["conditioning"].pop("cond_dim"),
+            "m.json: model.conditioning.cond_dim: missing",
+        ),
         (lambda c: c.pop("model_type"), "m.json: model_type: missing"),
         (lambda c: c.update(sample_rate="fast"), "m.json: sample_rate: Input should be a valid integer"),
-        (lambda c: c["model"].update(io_channels=32),
-         "m.json: model: io_channels is 32, but the pretransform makes 64 channels"),
-        (lambda c: c["model"]["pretransform"]["config"].update(downsampling_ratio=1024),
-         "m.json: model.pretransform.config: encoder strides multiply to 2048, but downsampling_ratio is 1024"),
-        (lambda c: c["model"]["diffusion"]["config"].update(num_heads=7),
-         "m.json: model.diffusion.config: embed_dim 1536 is not a multiple of num_heads 7"),
+        (
+            lambda c: c["model"].update(io_channels=32),
+            "m.json: model: io_channels is 32, but the pretransform makes 64 channels",
+        ),
+        (
+            lambda c: c["model"]["pretransform"]["config"].update(downsampling_ratio=1024),
+            "m.json: model.pretransform.config: encoder strides multiply to 2048,"
+            " but downsampling_ratio is 1024",
+        ),
+        (
+            lambda c: c["model"]["diffusion"]["config"].update(num_heads=7),
+            "m.json: model.diffusion.config: embed_dim 1536 is not a multiple of num_heads 7",
+        ),
     ],
 )
 def test_a_mistake_names_its_path_and_what_would_be_right(
@@ -95,7 +109,9 @@ def test_configs_are_frozen(config: dict[str, Any]) -> None:
 
 def test_a_dataset_typo_names_the_nearest_key() -> None:
     entry = {"id": "a", "path": "b", "custom_metadata_modul": "c.py"}
-    with pytest.raises(ConfigError, match=r"datasets\[0\]: unknown key .* did you mean 'custom_metadata_module'"):
+    with pytest.raises(
+        ConfigError, match=r"datasets\[0\]: unknown key .* did you mean 'custom_metadata_module'"
+    ):
         parse_dataset_config({"dataset_type": "audio_dir", "datasets": [entry]})
     with pytest.raises(ConfigError, match="ids must differ"):
         parse_dataset_config({"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": "b"}] * 2})
