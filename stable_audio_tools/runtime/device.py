@@ -8,7 +8,7 @@ from stable_audio_tools.errors import UsageError
 
 
 def resolve_device(name: str | torch.device | None = None) -> torch.device:
-    """The device called ``name`` (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or the best one for ``None`` or ``auto``.
+    """The device called ``name`` (``cpu``, ``cuda``, ``cuda:1``, ``mps``); the best one for None or ``auto``.
 
     Raises:
         UsageError: the name is unknown, or this machine has no such device.
@@ -28,7 +28,9 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {name!r} was asked for, but this machine has no CUDA GPU; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA GPUs")
+        raise UsageError(
+            f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA GPUs"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device 'mps' was asked for, but this machine has no Apple GPU; use --device cpu")
     return device

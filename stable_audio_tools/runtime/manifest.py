@@ -1,4 +1,4 @@
-"""The manifest of a run: what was run, with which settings, versions and code, so that it can be run again."""
+"""The manifest of a run: what was run, with which settings, versions and code, to run it again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from typing import Any
 
 from stable_audio_tools.runtime.files import write_json
 
-_PACKAGES = ("stable-audio-tools", "torch", "numpy", "pytorch-lightning", "transformers", "peft", "soundfile", "soxr", "av")
+_PACKAGES = (
+    "stable-audio-tools",
+    "torch",
+    "numpy",
+    "pytorch-lightning",
+    "transformers",
+    "peft",
+    "soundfile",
+    "soxr",
+    "av",
+)
 
 
 def installed_versions() -> dict[str, str]:
@@ -31,7 +41,9 @@ def git_state() -> dict[str, Any] | None:
     here = Path(__file__).parent
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *args], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}

@@ -32,9 +32,14 @@ def test_generators_leave_the_global_one_alone() -> None:
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "new" / "file.txt"
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(target.parent.iterdir()) == []
     with atomic_path(target) as temporary:
         assert temporary.suffix == ".txt"
