@@ -17,7 +17,7 @@ def dedup(
     device: str = typer.Option(None, help="Device of the codec: auto, cpu, cuda, cuda:N or mps."),
     similarity_device: str = typer.Option("cpu", help="Device that compares histograms."),
     similarity_threshold: float = typer.Option(
-        0.95, help="Cosine of code histograms from which a pair is looked at; alignment in time then decides."
+        0.9, help="Cosine of code histograms from which a pair is looked at; alignment in time then decides."
     ),
     histogram_mode: str = typer.Option("per-codebook", help="per-codebook or global."),
     max_audio_seconds: float = typer.Option(120.0, help="How much of each track is heard; 0 is all of it."),

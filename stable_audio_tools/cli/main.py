@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import typer
 
@@ -38,6 +39,12 @@ JOBS = {
     ),
     "evaluate": Job("evaluate", "app", "Measure quality: CLAP-FAD and alignment.", "Using a model"),
 }
+
+# A disk or a path that the user can mend. Any other OSError would be a bug and keeps its traceback.
+_DISK_ERRORS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+    | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+)
 
 
 def build(chosen: str | None = None) -> typer.Typer:
@@ -73,11 +80,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         build(args[0] if args else None)(args=args, prog_name="sat")
     except StableAudioError as error:
-        typer.secho("error: " + " ".join(str(error).split()), fg="red", err=True)
-        raise SystemExit(2) from None
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _refuse(f"{error.filename or 'disk'}: {error.strerror}; free the path or choose another")
     except KeyboardInterrupt:
         typer.secho("interrupted; run the same command again to go on where it stopped", err=True)
         raise SystemExit(130) from None
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.secho("error: " + " ".join(message.split()), fg="red", err=True)
+    raise SystemExit(2) from None
 
 
 def _summary_only(job: Job) -> Callable[[], None]:

@@ -61,7 +61,7 @@ def run_dedup(
     batch_size: int = 4,
     num_workers: int = 4,
     verify: bool = True,
-    min_correlation: float = 0.8,
+    min_correlation: float = 0.85,
 ) -> DedupSummary:
     """Find the duplicates of a dataset and write which tracks to leave out of training.
 
