@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -15,69 +14,14 @@ from stable_audio_tools.attribution.ranking import RANK_BY, write_groups, write_
 from stable_audio_tools.attribution.scores import ScoreSettings, score
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore
-from stable_audio_tools.errors import CheckpointError, UsageError
-from stable_audio_tools.models.adapters.lora import load_adapter
-from stable_audio_tools.models.checkpoints import load_checkpoint, load_pretransform, model_sha256
+from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
-from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.runtime.device import resolve_device
-from stable_audio_tools.runtime.files import atomic_path, hash_json, sha256_file
+from stable_audio_tools.models.files import ModelFiles
+from stable_audio_tools.runtime.files import atomic_path
 from stable_audio_tools.runtime.manifest import write_manifest
 from stable_audio_tools.runtime.progress import say
-from stable_audio_tools.schema.reader import parse_model_config, read_json
 
 TRAIN_FEATURES, QUERY_FEATURES = "train_features", "query_features"
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """Where a model comes from.
-
-    Attributes:
-        model_config: the model config (JSON).
-        ckpt_path: its checkpoint; of a wrapped one the averaged weights are used.
-        lora_ckpt_path: folder of an adapter on top of it, whose weights are then the ones differentiated.
-        pretransform_ckpt_path: where the autoencoder comes from, if not from ``ckpt_path``.
-    """
-
-    model_config: Path
-    ckpt_path: Path
-    lora_ckpt_path: Path | None = None
-    pretransform_ckpt_path: Path | None = None
-
-    def stamp(self) -> dict[str, Any]:
-        """Hashes of the files, by what they are."""
-        config = {key: value for key, value in read_json(self.model_config).items() if key != "training"}
-        pretransform = self.pretransform_ckpt_path
-        return {
-            "model_config": hash_json(config),
-            "checkpoint": model_sha256(self.ckpt_path),
-            "pretransform": None if pretransform is None else model_sha256(pretransform),
-            "adapter": None if self.lora_ckpt_path is None else _folder_hash(self.lora_ckpt_path),
-        }
-
-    def load(self, device: str | None = None) -> ConditionedDiffusionModelWrapper:
-        """The model in evaluation mode on ``device``.
-
-        Raises:
-            UsageError: the config is not that of a conditional diffusion model.
-            CheckpointError: a checkpoint is missing or does not fit.
-        """
-        model = create_model_from_config(
-            parse_model_config(read_json(self.model_config), str(self.model_config))
-        )
-        if not isinstance(model, ConditionedDiffusionModelWrapper):
-            raise UsageError(
-                f"{self.model_config}: describes {type(model).__name__}, but attribution needs"
-                " a diffusion_cond model"
-            )
-        own_pretransform = self.pretransform_ckpt_path is None
-        load_checkpoint(model, self.ckpt_path, allow_missing=() if own_pretransform else ("pretransform.",))
-        if self.pretransform_ckpt_path is not None:
-            load_pretransform(model, self.pretransform_ckpt_path)
-        if self.lora_ckpt_path is not None:
-            load_adapter(model, self.lora_ckpt_path)
-        return model.to(resolve_device(device)).eval()
 
 
 @dataclass(frozen=True)
@@ -276,9 +220,3 @@ def _store_folder(path: str | Path) -> Path:
 def _rank_by(train: FeatureStore, settings: ScoreSettings) -> str:
     signless = settings.method == "dtrak" and train.meta["stamp"]["settings"]["f"] != "loss"
     return "score_squared" if signless else "score"
-
-
-def _folder_hash(folder: Path) -> str:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such adapter folder")
-    return hash_json({path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()})

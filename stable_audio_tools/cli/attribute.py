@@ -7,12 +7,13 @@ from typing import Any
 
 import typer
 
-from stable_audio_tools.attribution.run import ModelFiles, run_attribution, score_stores
+from stable_audio_tools.attribution.run import run_attribution, score_stores
 from stable_audio_tools.attribution.run import extract as extract_features
 from stable_audio_tools.attribution.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.cli.options import flags_of
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.models.files import ModelFiles
 
 app = typer.Typer(help="Ask which training tracks shaped generated clips (D-TRAK).", no_args_is_help=True)
 

@@ -26,7 +26,7 @@ def dedup(
     num_workers: int = typer.Option(4, help="Threads that decode ahead."),
     verify: bool = typer.Option(True, help="Confirm candidates by aligning them in time."),
     min_correlation: float = typer.Option(
-        0.7, help="Agreement of onsets from which a pair is one recording."
+        0.85, help="Agreement of onsets from which a pair is one recording."
     ),
 ) -> None:
     """Find duplicates by DAC code histograms, confirm them in time, and write exclude_paths.txt.

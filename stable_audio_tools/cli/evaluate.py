@@ -48,6 +48,7 @@ def precompute(
 def checkpoint(
     model_config: Path = typer.Option(..., help="Model config (JSON)."),
     ckpt_path: Path = typer.Option(..., help="Checkpoint."),
+    lora_ckpt_path: Path = typer.Option(None, help="An adapter folder on top."),
     precomputed_embeddings_path: Path = typer.Option(..., help="The .npz of `precompute`."),
     output_dir: Path = typer.Option(Path("outputs/song_describer_eval"), help="Where clips and scores go."),
     steps: int = typer.Option(100, help="Sampler steps."),
@@ -68,6 +69,7 @@ def checkpoint(
         model_config,
         ckpt_path,
         precomputed_embeddings_path,
+        lora_ckpt_path=lora_ckpt_path,
         output_dir=output_dir,
         steps=steps,
         cfg_scale=cfg_scale,

@@ -20,9 +20,7 @@ from stable_audio_tools.evaluation.clap import DEFAULT_CLAP, ClapEmbedder
 from stable_audio_tools.evaluation.reference import ReferenceSet, embed_recordings
 from stable_audio_tools.evaluation.run import require_same_clap, score_clips
 from stable_audio_tools.inference.clips import ClipRequest, generate_clips
-from stable_audio_tools.models.checkpoints import load_checkpoint, model_sha256
-from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
-from stable_audio_tools.models.factory import create_model_from_config_path
+from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import sha256_file, write_json
 from stable_audio_tools.runtime.progress import warn
@@ -147,6 +145,7 @@ def evaluate_checkpoint(
     ckpt_path: str | Path,
     precomputed_embeddings_path: str | Path,
     *,
+    lora_ckpt_path: str | Path | None = None,
     output_dir: str | Path = "outputs/song_describer_eval",
     steps: int = 100,
     cfg_scale: float = 7.0,
@@ -169,6 +168,7 @@ def evaluate_checkpoint(
         model_config: the model's JSON config.
         ckpt_path: its checkpoint.
         precomputed_embeddings_path: what :func:`precompute` wrote.
+        lora_ckpt_path: folder of an adapter on top of the checkpoint.
         steps, cfg_scale, sampler, sampler_options, seed: as of
             :func:`~stable_audio_tools.inference.clips.generate_clips`.
         seconds: length of the clips; ``None`` is the length that the model was trained on.
@@ -196,11 +196,9 @@ def evaluate_checkpoint(
     # Before hours of rendering: is the CLAP there?
     embedder = ClapEmbedder(clap or reference.clap, target, batch_size=clap_batch_size)
     require_same_clap(reference, embedder)
-    model = create_model_from_config_path(model_config)
-    if not isinstance(model, ConditionedDiffusionModelWrapper):
-        raise UsageError(f"{model_config}: describes no model that renders prompts; expected diffusion_cond")
-    load_checkpoint(model, ckpt_path)
-    checkpoint_sha256 = model_sha256(ckpt_path)
+    adapter = None if lora_ckpt_path is None else Path(lora_ckpt_path)
+    files = ModelFiles(Path(model_config), Path(ckpt_path), adapter)
+    model = files.load(target)
     length = model.config.duration_seconds if seconds is None else seconds
     requests = [
         ClipRequest(prompt, seconds_total=length, name=track_id)
@@ -217,8 +215,8 @@ def evaluate_checkpoint(
         sampler_options=sampler_options,
         seed=seed,
         device=target,
-        checkpoint=str(ckpt_path),
-        model_sha256=checkpoint_sha256,
+        checkpoint=files.name,
+        model_sha256=files.sha256(),
     )
     del model  # two models need not fit on one GPU
     scores = score_clips(clips, dict(zip(clips, reference.prompts, strict=False)), reference, embedder)
@@ -226,7 +224,8 @@ def evaluate_checkpoint(
     scores["settings"] = {
         "model_config": str(model_config),
         "ckpt_path": str(ckpt_path),
-        "model_sha256": checkpoint_sha256,
+        "lora_ckpt_path": None if adapter is None else str(adapter),
+        "model_sha256": files.sha256(),
         "steps": steps,
         "cfg_scale": cfg_scale,
         "sampler": sampler,

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,9 +267,19 @@ def save_checkpoint(
 
 
 def model_sha256(path: str | Path) -> str:
-    """The SHA-256 of a checkpoint file, by which sidecars and feature stores know it."""
-    if not Path(path).is_file():
+    """The SHA-256 of a checkpoint file, by which sidecars and feature stores know it.
+
+    It is computed once per process, until the file's size or time of change differs.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
+    status = path.stat()
+    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import load_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.schema.reader import parse_model_config, read_json
+from stable_audio_tools.models.files import ModelFiles
+from stable_audio_tools.schema.reader import parse_model_config, read_model_json
 
 CONFIG_NAME = "model_config.json"
 CHECKPOINT_NAMES = ("model.safetensors", "model.ckpt")
@@ -16,6 +17,8 @@ CHECKPOINT_NAMES = ("model.safetensors", "model.ckpt")
 
 def get_pretrained_model(name_or_folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """The model called ``name_or_folder`` in evaluation mode, and its config as JSON value.
+
+    A text encoder that the config names relative to its own folder (``../t5``) is found there.
 
     Args:
         name_or_folder: a folder with ``model_config.json`` and ``model.safetensors`` or ``model.ckpt``, or
@@ -25,12 +28,21 @@ def get_pretrained_model(name_or_folder: str | Path) -> tuple[Any, dict[str, Any
         CheckpointError: it cannot be found, fetched or read.
         ConfigError: its config has a mistake.
     """
-    folder = Path(name_or_folder)
-    config_path, checkpoint_path = _in_folder(folder) if folder.is_dir() else _on_hub(str(name_or_folder))
-    config = read_json(config_path)
-    model = create_model_from_config(parse_model_config(config, str(config_path)))
-    load_checkpoint(model, checkpoint_path)
+    files = find_pretrained(name_or_folder)
+    config = read_model_json(files.model_config)
+    model = create_model_from_config(parse_model_config(config, str(files.model_config)))
+    load_checkpoint(model, files.ckpt_path)
     return model.eval(), config
+
+
+def find_pretrained(name_or_folder: str | Path) -> ModelFiles:
+    """The files of the model called ``name_or_folder``, fetched from the hub where it is no folder.
+
+    Raises:
+        CheckpointError: they cannot be found or fetched.
+    """
+    folder = Path(name_or_folder)
+    return ModelFiles(*(_in_folder(folder) if folder.is_dir() else _on_hub(str(name_or_folder))))
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""From a training checkpoint to a file with just the model."""
+"""From what training wrote to a file with just the model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Any
 import torch
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.checkpoints import compare, read_checkpoint, save_checkpoint, unwrap_state_dict
+from stable_audio_tools.models.adapters.lora import load_adapter, merge_adapters
+from stable_audio_tools.models.checkpoints import (
+    Checkpoint,
+    compare,
+    load_checkpoint,
+    model_sha256,
+    read_checkpoint,
+    save_checkpoint,
+    unwrap_state_dict,
+)
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.nn.convs import respell_weight_norm
 from stable_audio_tools.runtime.progress import say
-from stable_audio_tools.schema.reader import parse_model_config, read_json
+from stable_audio_tools.schema.reader import parse_model_config, read_model_json
 
 
 def unwrap_checkpoint(
@@ -38,21 +47,62 @@ def unwrap_checkpoint(
         state, weights = unwrap_state_dict(checkpoint.state)
     except CheckpointError as error:
         raise CheckpointError(f"{ckpt_path}: {error}") from error
-    config = read_json(model_config) if isinstance(model_config, str | Path) else model_config
-    config = config if config is not None else checkpoint.model_config
-    if config is None:
-        raise CheckpointError(f"{ckpt_path}: no model config is embedded in it; give one with --model-config")
-    source = str(model_config) if isinstance(model_config, str | Path) else f"model config of {ckpt_path}"
+    config, source = _config_of(checkpoint, model_config)
     with torch.device("meta"):
         model = create_model_from_config(parse_model_config(config, source))
     state = respell_weight_norm(state, model)
     problems = compare(model, state, checkpoint, weights).problems()
     if problems:
         raise CheckpointError(f"{ckpt_path}: does not fit {source}: {problems}")
-    suffix = ".safetensors" if use_safetensors else ".ckpt"
-    output = Path(output_path)
-    output = output if output.suffix == suffix else output.with_name(output.name + suffix)
-    save_checkpoint(output, state, config)
+    output = save_checkpoint(_with_suffix(output_path, use_safetensors), state, config)
     reason = "" if weights == "EMA" else " (this run kept no EMA)"
     say(f"wrote the {weights} weights{reason} to {output}")
     return output
+
+
+def merge_adapter(
+    ckpt_path: str | Path,
+    lora_ckpt_path: str | Path,
+    model_config: dict[str, Any] | str | Path | None,
+    output_path: str | Path,
+    use_safetensors: bool = False,
+) -> Path:
+    """Write a model with an adapter added into its weights: a plain checkpoint that needs no adapter.
+
+    Args:
+        ckpt_path: the model that the adapter was trained on, wrapped or not.
+        lora_ckpt_path: folder of the adapter.
+        model_config, output_path, use_safetensors: as for :func:`unwrap_checkpoint`.
+
+    Raises:
+        CheckpointError: checkpoint or adapter is missing, damaged, or does not fit.
+        ConfigError: the config has a mistake.
+    """
+    config, source = _config_of(read_checkpoint(ckpt_path), model_config)
+    model = create_model_from_config(parse_model_config(config, source))
+    load_checkpoint(model, ckpt_path)
+    load_adapter(model, lora_ckpt_path, model_sha256(ckpt_path))
+    state = merge_adapters(model).state_dict()
+    output = save_checkpoint(_with_suffix(output_path, use_safetensors), state, config)
+    say(f"wrote {Path(ckpt_path).name} with {Path(lora_ckpt_path).name} merged into it to {output}")
+    return output
+
+
+def _config_of(
+    checkpoint: Checkpoint, model_config: dict[str, Any] | str | Path | None
+) -> tuple[dict[str, Any], str]:
+    """The JSON value to use, and what error messages call it."""
+    if isinstance(model_config, str | Path):
+        return read_model_json(model_config), str(model_config)
+    config = checkpoint.model_config if model_config is None else model_config
+    if config is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: no model config is embedded in it; give one with --model-config"
+        )
+    return config, f"model config of {checkpoint.path}"
+
+
+def _with_suffix(path: str | Path, use_safetensors: bool) -> Path:
+    """``path`` with the suffix added where it is not there: a name such as ``v1.2`` keeps its dot."""
+    path, suffix = Path(path), ".safetensors" if use_safetensors else ".ckpt"
+    return path if path.suffix == suffix else path.with_name(path.name + suffix)

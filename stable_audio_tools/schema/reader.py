@@ -40,9 +40,30 @@ def read_json(path: str | Path) -> Any:
         ) from error
 
 
+def read_model_json(path: str | Path) -> Any:
+    """The JSON value of the model config at ``path``, with text encoders where they are.
+
+    A ``t5_model_name`` that starts with a dot, such as ``../t5``, is a folder relative to the config's own, so
+    that a model and its text encoder can be moved together; here it becomes an absolute path.
+    """
+    return _with_absolute_encoders(read_json(path), Path(path).parent)
+
+
+def _with_absolute_encoders(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_with_absolute_encoders(item, folder) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result = {key: _with_absolute_encoders(item, folder) for key, item in value.items()}
+    encoder = result.get("t5_model_name")
+    if isinstance(encoder, str) and encoder.startswith("."):
+        result["t5_model_name"] = str((folder / encoder).resolve())
+    return result
+
+
 def read_model_config(path: str | Path) -> ModelConfig:
-    """The model config in the JSON file at ``path``."""
-    return parse_model_config(read_json(path), source=str(path))
+    """The model config in the JSON file at ``path``; see :func:`read_model_json`."""
+    return parse_model_config(read_model_json(path), source=str(path))
 
 
 def read_dataset_config(path: str | Path) -> DatasetConfig:

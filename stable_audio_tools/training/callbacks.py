@@ -40,8 +40,8 @@ class MetricsLog(StepCallback):
         self.latest: dict[str, float] = {}
 
     def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
-        """Log the steps since the last time."""
-        if step % self.every == 0:
+        """Log the steps since the last time; the last step too, so that a short run has its numbers."""
+        if step % self.every == 0 or step == trainer.max_steps:
             self._log(trainer, module.take_metrics(), step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pytorch_lightning.strategies import StrategyRegistry
 
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.schema.base import nearest
 from stable_audio_tools.training.settings import TrainSettings
 
 
@@ -68,7 +70,7 @@ def choose_hardware(settings: TrainSettings, lora: bool = False) -> Hardware:
     Without a GPU a run computes on the CPU in float32, since float16 autocast needs a GPU, and says so.
 
     Raises:
-        UsageError: there are fewer GPUs than asked for, or a strategy's package is missing.
+        UsageError: there are fewer GPUs than asked for, or a strategy is unknown or does not fit this machine.
     """
     device = torch.device("cpu") if settings.num_gpus == 0 else resolve_device(settings.device)
     precision = settings.precision
@@ -84,10 +86,21 @@ def choose_hardware(settings: TrainSettings, lora: bool = False) -> Hardware:
         )
     devices = max(1, settings.num_gpus) if device.type == "cuda" else 1
     strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, lora)
-    if strategy.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
-        raise UsageError(f"--strategy {strategy}: pip install 'stable-audio-tools[deepspeed]'")
+    _check_strategy(strategy, device)
     accelerator = "gpu" if device.type == "cuda" else device.type
     return Hardware(accelerator, devices, settings.num_nodes, precision, strategy)
+
+
+def _check_strategy(strategy: str, device: torch.device) -> None:
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if strategy not in known:
+        guess = nearest(strategy, known)
+        hint = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}"
+        raise UsageError(f"--strategy: unknown value {strategy!r}; {hint}")
+    if strategy.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError(f"--strategy {strategy}: pip install 'stable-audio-tools[deepspeed]'")
+    if strategy.startswith(("deepspeed", "fsdp")) and device.type != "cuda":
+        raise UsageError(f"--strategy {strategy}: shards a model over GPUs, but this run is on {device.type}")
 
 
 def _default_strategy(processes: int, lora: bool) -> str:

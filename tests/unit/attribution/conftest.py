@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.attribution.run import ModelFiles
 from stable_audio_tools.models.checkpoints import save_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.files import ModelFiles
 
 MODULE = """
 def get_custom_metadata(info, audio):

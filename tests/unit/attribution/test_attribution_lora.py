@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from stable_audio_tools.attribution.extract import gradient_features
-from stable_audio_tools.attribution.run import ModelFiles, extract
+from stable_audio_tools.attribution.run import extract
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora, save_adapter
+from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.schema.training import LoraConfig
 
 WHOLE = FeatureSettings(K=2, proj_rank=0, max_examples=4)

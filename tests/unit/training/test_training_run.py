@@ -266,3 +266,22 @@ def test_plain_weights_are_not_a_run_to_continue(make_settings, tmp_path):
     plain = unwrap_checkpoint(run / "checkpoints" / "step=00000001.ckpt", None, tmp_path / "model")
     with pytest.raises(CheckpointError, match="use --pretrained-ckpt-path"):
         train(make_settings(ckpt_path=str(plain)))
+
+
+def test_a_run_shorter_than_its_log_interval_has_its_numbers(make_settings, capsys):
+    run = train(make_settings(max_steps=3, log_every=50))
+    assert [row["step"] for row in rows(run)] == ["3"]
+    assert float(rows(run)[0]["train/loss"]) > 0
+    assert "loss -" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [("dpp", "did you mean 'ddp'"), ("luck", "known: auto, ddp"), ("fsdp", "over GPUs")],
+)
+def test_a_strategy_that_cannot_be_had_is_refused_before_the_folder_is_made(
+    make_settings, tmp_path, strategy, words
+):
+    with pytest.raises(UsageError, match=words):
+        train(make_settings(strategy=strategy))
+    assert not (tmp_path / "runs").exists()
