@@ -40,6 +40,7 @@ JOBS = {
     "evaluate": Job("evaluate", "app", "Measure quality: CLAP-FAD and alignment.", "Using a model"),
 }
 
+_INTERRUPTED = 130
 # A disk or a path that the user can mend. Any other OSError would be a bug and keeps its traceback.
 _DISK_ERRORS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -85,9 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno not in _DISK_ERRORS:
             raise
         _refuse(f"{error.filename or 'disk'}: {error.strerror}; free the path or choose another")
-    except KeyboardInterrupt:
-        typer.secho("interrupted; run the same command again to go on where it stopped", err=True)
-        raise SystemExit(130) from None
+    except SystemExit as end:  # typer makes one of Ctrl-C, without a word
+        if end.code == _INTERRUPTED:
+            typer.secho("interrupted; run the same command again to go on where it stopped", err=True)
+        raise
 
 
 def _refuse(message: str) -> NoReturn:
