@@ -70,7 +70,7 @@ def choose_hardware(settings: TrainSettings, lora: bool = False) -> Hardware:
     Without a GPU a run computes on the CPU in float32, since float16 autocast needs a GPU, and says so.
 
     Raises:
-        UsageError: there are fewer GPUs than asked for, or a strategy is unknown or does not fit this machine.
+        UsageError: there are fewer GPUs than asked for, or the strategy is unknown or does not fit them.
     """
     device = torch.device("cpu") if settings.num_gpus == 0 else resolve_device(settings.device)
     precision = settings.precision
