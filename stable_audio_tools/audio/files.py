@@ -127,10 +127,11 @@ def read_tags(path: str | Path) -> dict[str, str]:
 def save_audio(
     path: str | Path, audio: Tensor, sample_rate: int, *, tags: Mapping[str, str] | None = None
 ) -> Path:
-    """Write ``audio`` ``(C, T)`` in [-1, 1] as 16-bit WAV or FLAC or as Ogg Vorbis, by the suffix.
+    """Write ``audio`` ``(C, T)`` as 16-bit WAV or FLAC or as Ogg Vorbis, by the suffix.
 
-    Values outside [-1, 1] are clipped. The file is whole or absent. ``tags`` may hold ``title``, ``comment``,
-    ``artist``, ``album``, ``date``, ``genre`` and ``software``.
+    ``audio`` is floats in [-1, 1], clipped where they are outside, or int16, which is written as it is. The
+    file is whole or absent. ``tags`` may hold ``title``, ``comment``, ``artist``, ``album``, ``date``,
+    ``genre`` and ``software``.
 
     Raises:
         AudioError: unknown suffix, wrong shape, or values that are not finite.
@@ -141,12 +142,16 @@ def save_audio(
         raise AudioError(
             f"{path}: cannot save as {path.suffix or 'a file without suffix'}; expected {', '.join(formats)}"
         )
-    if audio.ndim != 2 or not audio.is_floating_point():
-        raise AudioError(f"{path}: audio is {audio.dtype} {tuple(audio.shape)}, expected floats (C, T)")
-    samples = audio.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(samples).all()):
-        raise AudioError(f"{path}: audio to save holds NaN or infinite values; nothing was written")
-    frames = samples.clamp(-1.0, 1.0).T.contiguous().numpy()
+    if audio.ndim != 2 or not (audio.is_floating_point() or audio.dtype == torch.int16):
+        raise AudioError(
+            f"{path}: audio is {audio.dtype} {tuple(audio.shape)}, expected floats or int16 (C, T)"
+        )
+    samples = audio.detach().cpu()
+    if samples.is_floating_point():
+        if not bool(torch.isfinite(samples).all()):
+            raise AudioError(f"{path}: audio to save holds NaN or infinite values; nothing was written")
+        samples = samples.float().clamp(-1.0, 1.0)
+    frames = samples.T.contiguous().numpy()
     container, subtype = formats[path.suffix.lower()]
     try:
         with (

@@ -281,6 +281,16 @@ def test_saved_audio_and_tags_come_back(tmp_path: Path, suffix: str, tolerance: 
     assert read_tags(path).items() >= tags.items()
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_int16_comes_back_to_the_last_bit(tmp_path: Path, suffix: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    audio = torch.randint(-(2**15), 2**15, (2, 70_000), dtype=torch.int16, generator=generator)
+    path = save_audio(tmp_path / f"clip{suffix}", audio, RATE)
+    samples, rate = soundfile.read(path, dtype="int16")
+    assert rate == RATE
+    np.testing.assert_array_equal(samples.T, audio.numpy())
+
+
 def test_saving_clips_peaks_and_refuses_nan(tmp_path: Path) -> None:
     path = save_audio(tmp_path / "loud.wav", torch.tensor([[2.0, -2.0, 0.5]]), 8000)
     torch.testing.assert_close(read_audio(path)[0], torch.tensor([[1.0, -1.0, 0.5]]), atol=1e-4, rtol=0)
