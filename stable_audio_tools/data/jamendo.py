@@ -152,7 +152,7 @@ def prompt_from_tags(tags: Mapping[str, Sequence[str]], title: str | None = None
     sentences = [f"{first} with {instruments}" if instruments else first]
     sentences += [f"Mood: {moods}"] if moods else []
     sentences += [f"Title: {title.strip()}"] if title and title.strip() else []
-    text = ". ".join(sentences) + "."
+    text = ". ".join(sentence.rstrip(".") for sentence in sentences) + "."
     return text[0].upper() + text[1:]
 
 

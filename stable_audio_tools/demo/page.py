@@ -21,6 +21,10 @@ _CAVEAT = (
     " is neither a share of authorship nor a proof that the track was in the training set. Scores compare tracks"
     " for one clip, not clips with each other. These models are tiny and were tuned for a minute."
 )
+_ARTISTS = (
+    "Squared scores summed over an artist's tracks, divided by the sum over all tracks. A row shows where the"
+    " evidence for one clip lies, not how much of the clip is whose."
+)
 
 
 def write_page(result: DemoResult) -> Path:
@@ -31,7 +35,7 @@ def write_page(result: DemoResult) -> Path:
     rows = [[stage, outcome, f"{seconds:.0f} s"] for stage, outcome, seconds in summary(result)]
     page.section("In short", table(["stage", "result", "time"], rows))
     page.section("Generated clips and their tracks", text(_CAVEAT), *_clips(result))
-    page.section("Artists", text("Sums of squared scores over an artist's tracks."), _artists(result))
+    page.section("Artists", text(_ARTISTS), _artists(result))
     page.section("Control", *_control(result))
     page.section("Duplicates", *_duplicates(result))
     page.section("Fine-tuning", *_training(result))

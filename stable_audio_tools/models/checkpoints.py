@@ -262,7 +262,8 @@ def save_checkpoint(
             save_file(_unshared(state), temporary, metadata={"format": "pt", **metadata})
         else:
             config = {} if model_config is None else {"model_config": model_config}
-            torch.save({"state_dict": dict(state), **config}, temporary)
+            with open(temporary, "wb") as stream:  # given a path, torch writes its name into the file
+                torch.save({"state_dict": dict(state), **config}, stream)
     return path
 
 

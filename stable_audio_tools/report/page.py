@@ -55,7 +55,11 @@ def player(audio: bytes | str | Path, label: str, mime: str | None = None) -> Ma
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
     """A table; numbers are set right, floats to four significant digits."""
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in headers)
+    numeric = [bool(rows) and isinstance(cell, int | float) for cell in (rows[0] if rows else headers)]
+    head = Markup("").join(
+        Markup('<th class="number">{}</th>' if right else "<th>{}</th>").format(name)
+        for name, right in zip(headers, numeric, strict=True)
+    )
     body = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row))) for row in rows)
     return Markup(
         '<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'

@@ -352,3 +352,11 @@ def test_unwrapping_refuses_what_is_not_wrapped_or_does_not_fit(
     ):
         unwrap_checkpoint(tmp_path / "last.ckpt", config, tmp_path / "out")
     assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_the_same_weights_make_the_same_file(tmp_path: Path, suffix: str) -> None:
+    state = {"model.model.weight": torch.arange(6.0), "model.model.bias": torch.ones(2)}
+    first = save_checkpoint(tmp_path / f"first{suffix}", state, {"model_type": "diffusion_cond"})
+    second = save_checkpoint(tmp_path / f"another_name{suffix}", state, {"model_type": "diffusion_cond"})
+    assert first.read_bytes() == second.read_bytes()
