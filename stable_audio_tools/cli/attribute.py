@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from stable_audio_tools.attribution.run import run_attribution, score_stores
 from stable_audio_tools.attribution.run import extract as extract_features
+from stable_audio_tools.attribution.run import run_attribution, score_stores
 from stable_audio_tools.attribution.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.cli.options import flags_of

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from stable_audio_tools.errors import UsageError
 
-_SAMPLING = "Sampling"
+if TYPE_CHECKING:
+    from stable_audio_tools.models.files import ModelFiles
+
+_MODEL, _SAMPLING = "Model", "Sampling"
+_FORMATS = ("wav", "flac", "ogg")
 
 
 def generate(
-    model_config: Path = typer.Option(None, help="Model config (JSON)."),
-    ckpt_path: Path = typer.Option(None, help="Its checkpoint."),
-    pretrained_name: str = typer.Option(None, help="Or a Hugging Face name or folder of a model."),
-    lora_ckpt_path: Path = typer.Option(None, help="An adapter folder on top."),
+    model_config: Path = typer.Option(None, help="Model config (JSON).", rich_help_panel=_MODEL),
+    ckpt_path: Path = typer.Option(
+        None, help="Its checkpoint, unwrapped or as training wrote it.", rich_help_panel=_MODEL
+    ),
+    pretrained_name: str = typer.Option(
+        None, help="Or a Hugging Face name or folder of a model.", rich_help_panel=_MODEL
+    ),
+    lora_ckpt_path: Path = typer.Option(None, help="An adapter folder on top.", rich_help_panel=_MODEL),
+    pretransform_ckpt_path: Path = typer.Option(
+        None, help="Checkpoint of the autoencoder, if not in the model's.", rich_help_panel=_MODEL
+    ),
     prompt: list[str] = typer.Option(None, help="What it should sound like; may be given more than once."),
     prompts_file: Path = typer.Option(None, help="Or a text file with one prompt a line."),
     negative_prompt: str = typer.Option(None, help="What to steer away from."),
@@ -32,32 +45,25 @@ def generate(
         42, help="Seed of the first clip; each further one adds 1.", rich_help_panel=_SAMPLING
     ),
     batch_size: int = typer.Option(4, help="Clips at once; it does not change them."),
-    format: str = typer.Option("wav", help="wav, flac or ogg."),
+    format: str = typer.Option("wav", help=f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}."),
     device: str = typer.Option(None, help="auto, cpu, cuda, cuda:N or mps."),
 ) -> None:
     """Make a clip for each prompt, with a sidecar that says how: it can be made again and be attributed."""
-    prompts = list(prompt or [])
-    if prompts_file is not None:
-        if not prompts_file.is_file():
-            raise UsageError(f"--prompts-file: {prompts_file}: no such file")
-        prompts += [
-            line.strip() for line in prompts_file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-    if not prompts:
-        raise UsageError("give --prompt (as often as you like) or --prompts-file")
-    if (pretrained_name is None) == (model_config is None or ckpt_path is None):
-        raise UsageError("give --model-config with --ckpt-path, or --pretrained-name")
-    from stable_audio_tools.inference.clips import ClipRequest, generate_clips
-    from stable_audio_tools.models.loading import load_diffusion_model
-    from stable_audio_tools.runtime.device import resolve_device
-
-    loaded = load_diffusion_model(
-        model_config, ckpt_path, pretrained_name=pretrained_name, adapter=lora_ckpt_path
+    prompts = _prompts(prompt or [], prompts_file)
+    if format not in _FORMATS:
+        raise UsageError(f"--format: found {format!r}, expected one of {', '.join(_FORMATS)}")
+    files = replace(
+        _model_files(model_config, ckpt_path, pretrained_name),
+        lora_ckpt_path=lora_ckpt_path,
+        pretransform_ckpt_path=pretransform_ckpt_path,
     )
-    length = seconds or loaded.model.config.duration_seconds
+    from stable_audio_tools.inference.clips import ClipRequest, generate_clips
+
+    model = files.load(device)
+    length = model.config.duration_seconds if seconds is None else seconds
     options = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     clips = generate_clips(
-        loaded.model,
+        model,
         [ClipRequest(text, seconds_total=length, negative_prompt=negative_prompt) for text in prompts],
         output_dir,
         batch_size=batch_size,
@@ -66,10 +72,39 @@ def generate(
         sampler=sampler,
         sampler_options={name: value for name, value in options.items() if value is not None},
         seed=seed,
-        device=resolve_device(device),
+        device=device or "auto",
         suffix=f".{format}",
-        checkpoint=loaded.name,
-        model_sha256=loaded.sha256,
+        checkpoint=files.name,
+        model_sha256=files.sha256(),
     )
     for clip in clips:
         typer.echo(clip)
+
+
+def _prompts(given: list[str], file: Path | None) -> list[str]:
+    """Those of the command line, then the lines of the file."""
+    prompts = list(given)
+    if file is not None:
+        if not file.is_file():
+            raise UsageError(f"--prompts-file: {file}: no such file")
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--prompts-file: {file}: cannot be read as UTF-8 text: {error}") from error
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UsageError("give --prompt (as often as you like) or --prompts-file")
+    return prompts
+
+
+def _model_files(
+    model_config: Path | None, ckpt_path: Path | None, pretrained_name: str | None
+) -> ModelFiles:
+    from stable_audio_tools.models.files import ModelFiles
+    from stable_audio_tools.models.pretrained import find_pretrained
+
+    if pretrained_name is not None and model_config is None and ckpt_path is None:
+        return find_pretrained(pretrained_name)
+    if pretrained_name is None and model_config is not None and ckpt_path is not None:
+        return ModelFiles(model_config, ckpt_path)
+    raise UsageError("give --model-config with --ckpt-path, or --pretrained-name alone")

@@ -43,8 +43,8 @@ def read_json(path: str | Path) -> Any:
 def read_model_json(path: str | Path) -> Any:
     """The JSON value of the model config at ``path``, with text encoders where they are.
 
-    A ``t5_model_name`` that starts with a dot, such as ``../t5``, is a folder relative to the config's own, so
-    that a model and its text encoder can be moved together; here it becomes an absolute path.
+    A ``t5_model_name`` that starts with a dot, such as ``../t5``, is a folder relative to the config's own,
+    so that a model and its text encoder can be moved together; here it becomes an absolute path.
     """
     return _with_absolute_encoders(read_json(path), Path(path).parent)
 
