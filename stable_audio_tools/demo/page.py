@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _TOP = 3
 _CAVEAT = (
-    "A score says that changing this track's weight in training would have moved what the model makes here; it"
-    " is neither a share of authorship nor a proof that the track was in the training set. Scores compare tracks"
-    " for one clip, not clips with each other. These models are tiny and were tuned for a minute."
+    "A score says that changing this track's weight in training would have moved what the model makes here."
+    " It is neither a share of authorship nor a proof that the track was in the training set. Scores compare"
+    " tracks for one clip, not clips with each other. These models are tiny and were tuned for a minute."
 )
 _ARTISTS = (
     "Squared scores summed over an artist's tracks, divided by the sum over all tracks. A row shows where the"

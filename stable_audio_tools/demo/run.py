@@ -1,7 +1,7 @@
 """The whole chain on a small catalogue: dedup, fine-tuning, generation, attribution, evaluation, a page.
 
-Every stage is the code that a real run uses; only the models are tiny. What a stage has finished is kept, so a
-demo that was stopped goes on where it was.
+Every stage is the code that a real run uses; only the models are tiny. What a stage has finished is kept, so
+a demo that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import csv
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.data.jamendo import JamendoFolder
 from stable_audio_tools.demo.assets import asset, write_starting_point
-from stable_audio_tools.demo.catalogue import write_catalogue
+from stable_audio_tools.demo.catalogue import CatalogueSettings, write_catalogue
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import hash_json, write_json, write_text
 from stable_audio_tools.runtime.progress import say
@@ -34,6 +34,7 @@ METADATA_MODULE = (
 class DemoSettings:
     """How much to do. ``clips`` prompts are taken from the catalogue, each by another artist."""
 
+    catalogue: CatalogueSettings = field(default_factory=CatalogueSettings)
     steps: int = 160
     batch_size: int = 4
     clips: int = 6
@@ -125,7 +126,7 @@ def _checked(dataset: Path) -> Path:
 
 def _claim(folder: Path, catalogue: Path, settings: DemoSettings) -> None:
     """Say what this folder is a demo of, and refuse to mix two."""
-    claim = {"catalogue": str(catalogue), "settings": hash_json(vars(settings))}
+    claim = {"catalogue": str(catalogue), "settings": hash_json(asdict(settings))}
     marker = folder / "demo.json"
     if not marker.exists():
         write_json(marker, claim)
@@ -137,7 +138,7 @@ def _claim(folder: Path, catalogue: Path, settings: DemoSettings) -> None:
 
 def _catalogue(result: DemoResult, device: str | None) -> None:
     if not result.own_dataset:
-        write_catalogue(result.catalogue)
+        write_catalogue(result.catalogue, result.settings.catalogue)
         result.planted = read_json(result.catalogue / "planted.json")
     write_json(result.folder / "dataset.json", dataset_config(result))
 
