@@ -22,7 +22,6 @@ from stable_audio_tools.training.loss import (
     BandedLoss,
     DiffusionLoss,
     diffusion_loss,
-    drop_conditioning,
     latent_mask,
 )
 from stable_audio_tools.training.optimizers import build_optimizer, build_scheduler, optimizer_pair
@@ -121,9 +120,10 @@ class DiffusionCondTrainer(pl.LightningModule):
         timesteps = self._timesteps(latents, key)
         noise = keyed_noise(latents.shape, "noise", *key, device=latents.device, dtype=latents.dtype)
         with self._keyed_dropout(key):
-            conditioning = drop_conditioning(
-                self._conditioning(infos), self.options.cfg_dropout_prob, seeds.generator("cfg dropout", *key)
-            )
+            conditioning = self._conditioning(infos) | {
+                "cfg_dropout_prob": self.options.cfg_dropout_prob,
+                "generator": seeds.generator("cfg dropout", *key),
+            }
             mask = None if self._ignores_padding(key) else self._mask(infos, latents)
             loss = self._loss(self.diffusion.model, latents, noise, timesteps, conditioning, mask)
         if not torch.isfinite(loss.mean):

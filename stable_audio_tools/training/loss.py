@@ -49,26 +49,6 @@ def diffusion_loss(
     return DiffusionLoss(kept.sum() / mask.sum().clamp(min=1), kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1))
 
 
-def drop_conditioning(
-    conditioning: dict[str, Any], probability: float, generator: torch.Generator
-) -> dict[str, Any]:
-    """Guidance dropout (Ho and Salimans 2022): an item's whole cross-attention input becomes zero at random.
-
-    The same is done to prepended conditioning, by a draw of its own. Other conditioning is left alone.
-    """
-    if probability == 0:
-        return conditioning
-    dropped = dict(conditioning)
-    for key in ("cross_attn_cond", "prepend_cond"):
-        # drawn whether or not the model has the input, so that one model's draws are another's
-        chance = torch.rand(_batch_size(conditioning), generator=generator)
-        value = conditioning.get(key)
-        if value is not None:
-            keep = (chance >= probability).to(value.device)
-            dropped[key] = torch.where(keep.view(-1, *[1] * (value.ndim - 1)), value, torch.zeros_like(value))
-    return dropped
-
-
 def latent_mask(padding_masks: Tensor, length: int) -> Tensor:
     """The mask ``(B, length)`` of latents for one of samples ``(B, T)``: each as its first sample."""
     return nn.functional.interpolate(padding_masks[:, None].float(), size=length, mode="nearest")[:, 0]
@@ -98,7 +78,3 @@ class BandedLoss:
     def name(self, band: int) -> str:
         """The name of a band in the logs, by its bounds."""
         return f"train/loss_t{band / self.bands:.2f}-{(band + 1) / self.bands:.2f}"
-
-
-def _batch_size(conditioning: dict[str, Any]) -> int:
-    return next((len(value) for value in conditioning.values() if value is not None), 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.training.loss import BandedLoss, diffusion_loss, drop_conditioning, latent_mask
+from stable_audio_tools.training.loss import BandedLoss, diffusion_loss, latent_mask
 
 
 class Scale(nn.Module):
@@ -78,24 +78,6 @@ def test_a_latent_counts_as_its_first_sample():
     samples[0, :9] = 1
     samples[1, :16] = 1
     assert latent_mask(samples, 4).tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-
-
-def test_dropout_blanks_whole_items_at_its_rate_and_leaves_the_rest(draws):
-    conditioning = {
-        "cross_attn_cond": torch.ones(2000, 3, 2),
-        "prepend_cond": torch.ones(2000, 1, 2),
-        "global_cond": torch.ones(2000, 2),
-        "input_concat_cond": None,
-    }
-    dropped = drop_conditioning(conditioning, 0.25, draws)
-    kept = dropped["cross_attn_cond"].flatten(1)
-    assert set(kept.sum(dim=1).tolist()) == {0.0, 6.0}, "an item is dropped whole"
-    assert 0.2 < float((kept[:, 0] == 0).float().mean()) < 0.3
-    prepended = dropped["prepend_cond"].flatten(1)[:, 0]
-    assert not torch.equal(prepended == 0, kept[:, 0] == 0), "prepended conditioning has a draw of its own"
-    assert torch.equal(dropped["global_cond"], conditioning["global_cond"])
-    assert dropped["input_concat_cond"] is None
-    assert torch.equal(conditioning["cross_attn_cond"], torch.ones(2000, 3, 2)), "the input is not changed"
 
 
 def test_bands_hold_the_mean_of_their_timesteps():
