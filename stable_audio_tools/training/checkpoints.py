@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models.adapters.lora import save_adapter
+from stable_audio_tools.models.checkpoints import LoadReport, checkpoint_kind
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.schema.reader import read_json
 from stable_audio_tools.training.diffusion import DiffusionCondTrainer
@@ -112,6 +114,8 @@ def newest_checkpoint(runs: Path) -> Path | None:
 def read_record(path: str | Path) -> dict[str, Any]:
     """What a training checkpoint records about its run: everything in it but tensors and loop states.
 
+    ``shapes`` is the shape of each weight by name.
+
     Raises:
         CheckpointError: there is no such file, it cannot be read, or it is no training checkpoint.
     """
@@ -129,7 +133,38 @@ def read_record(path: str | Path) -> dict[str, Any]:
             " to start from plain weights use --pretrained-ckpt-path"
         )
     heavy = {"state_dict", "optimizer_states", "loops", "callbacks"}
-    return {key: value for key, value in checkpoint.items() if key not in heavy}
+    shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    return {**{key: value for key, value in checkpoint.items() if key not in heavy}, "shapes": shapes}
+
+
+def require_same_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], module: DiffusionCondTrainer
+) -> None:
+    """Refuse to continue from a checkpoint of another model, or of a LoRA run with a full one.
+
+    Args:
+        path: the checkpoint.
+        shapes: of the weights in it, by name.
+
+    Raises:
+        CheckpointError: weights are missing, unexpected or of another shape; some are named.
+    """
+    own = {name: tuple(value.shape) for name, value in module.saved_state().items()}
+    shared = [name for name in own if name in shapes]
+    report = LoadReport(
+        path,
+        checkpoint_kind(shapes),
+        "stored",
+        len(shared),
+        missing=tuple(name for name in own if name not in shapes),
+        unexpected=tuple(name for name in shapes if name not in own),
+        mismatched=tuple(name for name in shared if own[name] != shapes[name]),
+    )
+    if problems := report.problems():
+        raise CheckpointError(
+            f"--ckpt-path: {path}: is not a checkpoint of this {'LoRA run' if module.lora else 'model'}:"
+            f" {problems}; continue with the model config of that run, and with train_lora.py if it was one"
+        )
 
 
 def _trainer(module: pl.LightningModule) -> DiffusionCondTrainer:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
-from stable_audio_tools.errors import CheckpointError, TrainingError
+from stable_audio_tools.errors import TrainingError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper, DiTWrapper
 from stable_audio_tools.runtime import seeds
@@ -73,7 +73,7 @@ class DiffusionCondTrainer(pl.LightningModule):
         self._losses: list[Tensor] = []
         self._bands = BandedLoss()
         self._validation: list[tuple[Tensor, int]] = []
-        # a LoRA checkpoint holds the adapters only; on_load_checkpoint checks that none of them is missing
+        # a LoRA checkpoint holds the adapters only; a run checks first that none of them is missing
         self.strict_loading = not lora
 
     @property
@@ -200,20 +200,18 @@ class DiffusionCondTrainer(pl.LightningModule):
         checkpoint["position"] = {"steps": self.steps_done, "batches": self.batches_done}
         checkpoint.update(self.run_facts)
         if self.lora:
-            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+            checkpoint["state_dict"] = self.saved_state()
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The weights that a checkpoint of this run holds: all of them, or the adapters of a LoRA run."""
+        state: dict[str, Tensor] = self.state_dict()
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in state.items() if not self.lora or name in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the position in the data. A checkpoint of the public package has only its step."""
         position = checkpoint.get("position") or {"steps": checkpoint["global_step"], "batches": 0}
         self.steps_done, self.batches_done, self.micro_batch = position["steps"], position["batches"], 0
-        if self.lora:
-            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-            if differing := sorted(trained ^ checkpoint["state_dict"].keys()):
-                raise CheckpointError(
-                    f"--ckpt-path: {len(differing)} adapter weights do not match the lora block, first"
-                    f" {differing[0]!r}; continue with the config of that run"
-                )
 
     def _count(self) -> None:
         self.batches_done += 1

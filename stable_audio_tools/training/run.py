@@ -21,7 +21,11 @@ from stable_audio_tools.schema.dataset import DatasetConfig
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
 from stable_audio_tools.training.callbacks import BadBatchReport, MetricsLog, StepProgress
-from stable_audio_tools.training.checkpoints import AtomicCheckpointIO, CheckpointKeeper
+from stable_audio_tools.training.checkpoints import (
+    AtomicCheckpointIO,
+    CheckpointKeeper,
+    require_same_weights,
+)
 from stable_audio_tools.training.demos import Demos
 from stable_audio_tools.training.diffusion import DiffusionCondTrainer
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
@@ -60,6 +64,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         model_config, model, seed=settings.seed, accum_batches=settings.accum_batches, lora=lora
     )
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
+    _check_before_the_folder(module, resume)
     base = _base(settings) if lora else None
     if base is not None:
         data["base_sha256"] = base[1]
@@ -140,6 +145,13 @@ def _val_loader(
         collate_fn=loader.collate_fn,
         num_workers=min(settings.num_workers, len(first_epoch)),
     )
+
+
+def _check_before_the_folder(module: DiffusionCondTrainer, resume: Resume | None) -> None:
+    """Find what Lightning would find only after the run folder is made, and say it in one line."""
+    module.configure_optimizers()
+    if resume is not None:
+        require_same_weights(resume.path, resume.record["shapes"], module)
 
 
 def _base(settings: TrainSettings) -> tuple[str, str] | None:

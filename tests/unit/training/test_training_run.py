@@ -285,3 +285,27 @@ def test_a_strategy_that_cannot_be_had_is_refused_before_the_folder_is_made(
     with pytest.raises(UsageError, match=words):
         train(make_settings(strategy=strategy))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_the_folder_is_made(
+    make_settings, tiny_diffusion_config
+):
+    run = train(make_settings(max_steps=1))
+    tiny_diffusion_config["model"]["diffusion"]["config"]["depth"] = 3
+    settings = make_settings(
+        model=tiny_diffusion_config, ckpt_path=str(run / "checkpoints/step=00000001.ckpt")
+    )
+    with pytest.raises(
+        CheckpointError, match=r"step=00000001.ckpt: is not a checkpoint of this model: 30 missing"
+    ):
+        train(settings)
+    assert names(run.parent) == [run.name]
+
+
+def test_an_optimizer_that_cannot_be_built_is_refused_before_the_folder_is_made(
+    make_settings, tmp_path, tiny_diffusion_config
+):
+    tiny_diffusion_config["training"]["optimizer_configs"]["diffusion"]["optimizer"]["type"] = "AdamX"
+    with pytest.raises(ConfigError, match="did you mean 'Adam'"):
+        train(make_settings(model=tiny_diffusion_config))
+    assert not (tmp_path / "runs").exists()
