@@ -1,12 +1,14 @@
 """Audio files in and out: what they hold, any span of them, and saving.
 
 libsndfile reads the formats in which its seeks are exact, FFmpeg (``packets.py``) MP3, AAC, Vorbis and the
-rest: of 480 random seeks in Vorbis files, libsndfile 1.2.2 answered 17 with samples from somewhere else.
+rest: of 480 random seeks in Vorbis files, libsndfile 1.2.2 answered 17 with samples from somewhere else. Only
+Vorbis of a single Ogg page goes to libsndfile, which reads it from the start: FFmpeg loses samples there.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,7 +122,7 @@ def read_tags(path: str | Path) -> dict[str, str]:
     info = probe(path)
     if info.decoder == "ffmpeg":
         return packets.read_tags(info.path)
-    with soundfile.SoundFile(info.path) as file:
+    with soundfile.SoundFile(_name(info.path)) as file:
         return dict(file.copy_metadata())
 
 
@@ -157,7 +159,7 @@ def save_audio(
         with (
             atomic_path(path) as temporary,
             soundfile.SoundFile(
-                temporary, "w", sample_rate, frames.shape[1], subtype, format=container
+                _name(temporary), "w", sample_rate, frames.shape[1], subtype, format=container
             ) as file,
         ):
             for key, value in (tags or {}).items():
@@ -167,6 +169,11 @@ def save_audio(
     except (OSError, soundfile.LibsndfileError, AttributeError) as error:
         raise AudioError(f"{path}: cannot be written: {error}") from error
     return path
+
+
+def _name(path: Path) -> str | bytes:
+    """``path`` as libsndfile takes it: by its bytes, since soundfile refuses names that are not UTF-8."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -181,13 +188,14 @@ def _probe(path: Path, size: int, changed: int) -> AudioInfo:
         raise AudioError(_truncated(path, *seconds))
     if found.num_frames <= 0:
         raise AudioError(f"{path}: holds no audio")
-    return AudioInfo(path, found.sample_rate, found.channels, found.num_frames, found.format, "ffmpeg")
+    decoder: Literal["libsndfile", "ffmpeg"] = "libsndfile" if found.one_page else "ffmpeg"
+    return AudioInfo(path, found.sample_rate, found.channels, found.num_frames, found.format, decoder)
 
 
 def _probe_sndfile(path: Path) -> AudioInfo | None:
     """What libsndfile finds, or None where it cannot open the file or it is one for FFmpeg."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(_name(path)) as file:
             if file.format == "MP3" or file.subtype == "VORBIS":
                 return None
             format_name = (
@@ -219,7 +227,7 @@ def _last_frame_is_there(file: soundfile.SoundFile) -> bool:
 
 def _readable_frames(path: Path) -> int:
     count = 0
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(_name(path)) as file:
         try:
             while block := len(file.read(4096)):
                 count += block
@@ -252,9 +260,11 @@ def _decode(info: AudioInfo, start: int, length: int) -> np.ndarray:
     if info.decoder == "ffmpeg":
         return packets.decode(info.path, start, length)
     try:
-        with soundfile.SoundFile(info.path) as file:
-            file.seek(start)
-            return np.ascontiguousarray(file.read(length, dtype="float32", always_2d=True).T)
+        with soundfile.SoundFile(_name(info.path)) as file:
+            before = start if info.format == "ogg" else 0  # one page of Vorbis: read from its start
+            file.seek(start - before)
+            samples = file.read(before + length, dtype="float32", always_2d=True)
+            return np.ascontiguousarray(samples[before:].T)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{info.path}: cannot be decoded near {start / info.sample_rate:.2f} s: {error}"

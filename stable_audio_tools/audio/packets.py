@@ -39,6 +39,12 @@ class PacketStream:
     num_frames: int
     promised_frames: int | None
     """What the header promised, where it holds a promise and not a guess from the bit rate."""
+    one_page: bool = False
+    """Whether it is a Vorbis stream of a single Ogg page, of which :func:`decode` would lose some samples.
+
+    The first packet of Vorbis only primes the decoder. In such a stream FFmpeg counts it in nevertheless, so
+    that all times are late and it cuts off as much at the end.
+    """
 
     @property
     def truncated(self) -> bool:
@@ -60,16 +66,21 @@ def scan(path: Path) -> PacketStream:
         channels = int(stream.codec_context.channels)
         ticks_per_frame = 1 / (stream.time_base * rate)
         start = stream.start_time or 0
-        end = max(
-            (packet.pts + (packet.duration or 0) for packet in _packets(container, stream)), default=start
-        )
+        end, first = start, None
+        for packet in _packets(container, stream):
+            length = _duration(packet)
+            end = packet.pts + length if length < 0 else max(end, packet.pts + length)
+            first = packet.pts if first is None else first
         counted = round((end - start) / ticks_per_frame)
         promised = None
         if stream.duration and _header_knows_length(path, container.format.name, stream):
             promised = round(stream.duration / ticks_per_frame)
         # The header also knows how much of the last packet is padding, which the packets do not say.
         num_frames = counted if promised is None else min(counted, promised)
-        return PacketStream(_format_name(container.format.name), rate, channels, num_frames, promised)
+        vorbis = container.format.name == "ogg" and stream.codec_context.name == "vorbis"
+        one_page = vorbis and first is not None and first >= start
+        name = _format_name(container.format.name)
+        return PacketStream(name, rate, channels, num_frames, promised, one_page)
 
 
 def decode(path: Path, start_frame: int, num_frames: int) -> np.ndarray:
@@ -114,7 +125,7 @@ def _frames_from(path: Path, container: Any, stream: Any, start_frame: int) -> I
     to_float = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
     broken: float | None = None
     for packet in _packets(container, stream):
-        if packet.pts + (packet.duration or 0) < first_tick:
+        if packet.pts + _duration(packet) < first_tick:
             continue
         try:
             decoded = stream.codec_context.decode(packet)
@@ -137,6 +148,15 @@ def _frames_from(path: Path, container: Any, stream: Any, start_frame: int) -> I
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     return (packet for packet in container.demux(stream) if packet.pts is not None and packet.size)
+
+
+def _duration(packet: Any) -> int:
+    """Ticks of a packet; below zero for the last one of an Ogg stream that is declared to end before it.
+
+    FFmpeg hands those on as 32 bits that have wrapped: 4294967104 for -192, a stream of three days.
+    """
+    ticks = int(packet.duration or 0)
+    return ticks - 2**32 if ticks >= 2**31 else ticks
 
 
 @contextmanager

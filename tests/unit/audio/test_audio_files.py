@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -289,6 +291,45 @@ def test_int16_comes_back_to_the_last_bit(tmp_path: Path, suffix: str) -> None:
     samples, rate = soundfile.read(path, dtype="int16")
     assert rate == RATE
     np.testing.assert_array_equal(samples.T, audio.numpy())
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("length", [3000, 4000, 4100, 4300, 32000, 40000])
+def test_a_short_ogg_of_one_page_is_whole(tmp_path: Path, rate: int, length: int) -> None:
+    tone = torch.sin(torch.arange(length) * 0.05)[None] * 0.5
+    path = save_audio(tmp_path / "short.ogg", tone, rate)
+    assert probe(path).num_frames == length
+    audio, _ = read_audio(path)
+    assert audio.shape == tone.shape
+    reference = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    torch.testing.assert_close(audio[0], reference, atol=1e-4, rtol=0)
+    span, _ = read_audio(path, offset_seconds=1000 / rate, duration_seconds=1500 / rate)
+    torch.testing.assert_close(span, audio[:, 1000:2500], atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names on Windows are Unicode")
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_a_name_that_is_not_utf_8_is_only_a_name(tmp_path: Path, suffix: str) -> None:
+    plain = tmp_path / f"plain{suffix}"
+    tone = 0.5 * torch.sin(torch.arange(8000) * 0.05)[None]
+    if suffix == ".mp3":
+        soundfile.write(plain, tone[0].numpy(), 16000, format="MP3")
+    else:
+        save_audio(plain, tone, 16000, tags={"title": "Café"})
+    latin = tmp_path / os.fsdecode(b"caf\xe9" + suffix.encode())
+    try:
+        shutil.copy(plain, latin)
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    assert probe(latin).num_frames == probe(plain).num_frames
+    assert torch.equal(read_audio(latin)[0], read_audio(plain)[0])
+    assert read_tags(latin) == read_tags(plain)
+    if suffix != ".mp3":
+        again = save_audio(tmp_path / os.fsdecode(b"new\xe9" + suffix.encode()), tone, 16000)
+        assert torch.equal(read_audio(again)[0], read_audio(plain)[0])
+    latin.write_bytes(b"not audio" * 100)
+    with pytest.raises(AudioError, match=r"caf\udce9"):
+        read_audio(latin)
 
 
 def test_saving_clips_peaks_and_refuses_nan(tmp_path: Path) -> None:
