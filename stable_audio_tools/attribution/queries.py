@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import stable_audio_tools
 from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.prompts import prompt_for_clip
 from stable_audio_tools.data.sidecars import read_sidecar
@@ -15,8 +14,10 @@ from stable_audio_tools.runtime.files import hash_json, sha256_file
 from stable_audio_tools.schema.dataset import DatasetConfig
 from stable_audio_tools.schema.reader import parse_dataset_config, read_dataset_config
 
-GENERATED_METADATA = Path(stable_audio_tools.__file__).parent.joinpath(
-    "configs", "dataset_configs", "custom_metadata", "custom_md_generated_from_test.py"
+GENERATED_METADATA = (
+    Path(__file__)
+    .parents[1]
+    .joinpath("configs", "dataset_configs", "custom_metadata", "custom_md_generated_from_test.py")
 )
 """Knows the prompt of a clip from its sidecar, its tags or ``prompts.csv``."""
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-import stable_audio_tools
 from stable_audio_tools.data.paths import find_path
 from stable_audio_tools.errors import DataError, StableAudioError
 
 FUNCTION = "get_custom_metadata"
-_PACKAGE = Path(stable_audio_tools.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def resolve_module_path(name: str, base_dir: Path | None) -> Path:
