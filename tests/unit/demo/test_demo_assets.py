@@ -93,15 +93,32 @@ def test_clap_knows_the_styles(pieces: list[Piece]) -> None:
 
 @needs_assets
 def test_codec_reconstructs_and_uses_its_codes(pieces: list[Piece]) -> None:
+    """Against a codec with fresh weights, since single pieces differ more than codecs do.
+
+    Over these eight pieces, one of each style and none heard in training, the distances of the trained codec
+    go from 1.8 to 7.5 dB with a mean of 5.4; those of a fresh one from 3.4 to 13.3 with a mean of 9.1, which
+    is that of silence.
+    """
     from transformers import DacModel
 
-    model = DacModel.from_pretrained(asset("dac")).eval()
-    assert model.config.sampling_rate == 16_000
+    trained = DacModel.from_pretrained(asset("dac")).eval()
+    assert trained.config.sampling_rate == 16_000
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = DacModel(trained.config).eval()
     used: list[torch.Tensor] = []
-    for piece in pieces[::2]:
+    distances: list[tuple[float, float]] = []
+    for piece in pieces:
         mono = torch.from_numpy(piece.play()).mean(0)[None, None, : 320 * 200]
         with torch.no_grad():
-            found = model(mono)
+            found, guessed = trained(mono), fresh(mono)
         used.append(found.audio_codes[0, 0])
-        assert log_spectral_distance(found.audio_values.unsqueeze(1), mono) < 6.0
-    assert len(torch.cat(used).unique()) > 40  # of 256 in the first codebook
+        distances.append(
+            (
+                float(log_spectral_distance(found.audio_values.unsqueeze(1), mono)),
+                float(log_spectral_distance(guessed.audio_values.unsqueeze(1), mono)),
+            )
+        )
+    assert all(ours < theirs for ours, theirs in distances)
+    assert sum(ours for ours, _ in distances) < 0.7 * sum(theirs for _, theirs in distances)
+    assert len(torch.cat(used).unique()) > 100  # of 256 in the first codebook; 201 were in use
