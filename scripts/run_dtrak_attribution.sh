@@ -23,6 +23,11 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 : "${DEVICE:=auto}"
 : "${SCORE_FLAGS:=}"
 
+if [[ " $* " == *" --help "* ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exec "$PYTHON" "$here/dtrak_extract_features.py" --help
+fi
+
 extraction=(
   --model-config "$MODEL_CONFIG"
   --ckpt-path "$CKPT_PATH"

@@ -10,6 +10,7 @@ import typer
 app = typer.Typer(help="Measure quality: CLAP-FAD and alignment with the prompts.", no_args_is_help=True)
 
 _CLAP = "laion/clap-htsat-fused"
+_SAMPLING = "Sampling"
 
 
 @app.command("precompute")
@@ -51,13 +52,17 @@ def checkpoint(
     lora_ckpt_path: Path = typer.Option(None, help="An adapter folder on top."),
     precomputed_embeddings_path: Path = typer.Option(..., help="The .npz of `precompute`."),
     output_dir: Path = typer.Option(Path("outputs/song_describer_eval"), help="Where clips and scores go."),
-    steps: int = typer.Option(100, help="Sampler steps."),
-    cfg_scale: float = typer.Option(7.0, help="Strength of guidance."),
-    sampler: str = typer.Option(None, help="Sampler; by default that of the objective."),
-    seed: int = typer.Option(42, help="Seed of the first clip."),
-    seconds: float = typer.Option(None, help="Length of each clip; by default the training window."),
-    limit: int = typer.Option(None, help="Only the first prompts."),
-    gen_batch_size: int = typer.Option(4, help="Clips rendered at once."),
+    steps: int = typer.Option(100, help="Sampler steps.", rich_help_panel=_SAMPLING),
+    cfg_scale: float = typer.Option(7.0, help="Strength of guidance.", rich_help_panel=_SAMPLING),
+    sampler: str = typer.Option(
+        None, help="Sampler; by default that of the objective.", rich_help_panel=_SAMPLING
+    ),
+    seed: int = typer.Option(42, help="Seed of the first clip.", rich_help_panel=_SAMPLING),
+    seconds: float = typer.Option(
+        None, help="Length of each clip; by default the training window.", rich_help_panel=_SAMPLING
+    ),
+    limit: int = typer.Option(None, help="Only the first prompts.", rich_help_panel=_SAMPLING),
+    gen_batch_size: int = typer.Option(4, help="Clips rendered at once.", rich_help_panel=_SAMPLING),
     clap_model: str = typer.Option(None, help="CLAP; by default the one that made the embeddings."),
     clap_batch_size: int = typer.Option(16, help="Clips embedded at once."),
     device: str = typer.Option(None, help="auto, cpu, cuda, cuda:N or mps."),

@@ -55,7 +55,7 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     text, default = field.metadata.get("help", ""), field.default
     if default is not dataclasses.MISSING and default not in (None, ""):
         shown = ("on" if default else "off") if isinstance(default, bool) else default
-        text = f"{text} [default: {shown}]"
+        text = f"{text} \\[default: {shown}]"  # a bare [ would begin markup
     panel = field.metadata.get("panel")
     option = typer.Option(
         None, f"--{field.name.replace('_', '-')}", help=text, rich_help_panel=panel, show_default=False

@@ -85,7 +85,8 @@ def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of ``model`` or ``dataset`` configs, for editors."""
     adapters: dict[str, TypeAdapter[Any]] = {"model": _MODEL, "dataset": _DATASET}
     schema = adapters[kind].json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{kind} config", **schema}
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{kind} config"}
+    return {**about, **schema, **about}
 
 
 def _parse(adapter: TypeAdapter[T], value: Any, source: str) -> T:

@@ -65,3 +65,11 @@ def test_an_unknown_flag_is_shown_with_the_right_one(capsys: pytest.CaptureFixtu
         main(["train", "--batch-sise", "3"])
     assert exit_.value.code == 2
     assert "--batch-size" in capsys.readouterr().err
+
+
+def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bare ``[default: 8]`` would be taken for markup and vanish."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Crops per batch and device. [default: 8]" in text
