@@ -43,3 +43,11 @@ def test_nothing_public_is_depended_on_that_must_not_be() -> None:
 def test_every_package_folder_says_what_it_is() -> None:
     for init in (ROOT / "stable_audio_tools").rglob("__init__.py"):
         assert init.read_text().lstrip().startswith('"""'), f"{init} has no docstring"
+
+
+def test_every_test_that_the_decisions_name_exists() -> None:
+    text = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) > 30
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"

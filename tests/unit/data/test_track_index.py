@@ -139,6 +139,20 @@ def test_excludes_match_exactly_relative_or_absolute(tmp_path: Path) -> None:
     assert len(everything) == 8
 
 
+def test_a_folder_whose_name_begins_like_another_keeps_its_own_metadata(tmp_path: Path) -> None:
+    entries = []
+    for name in ("drums", "drums2"):
+        _touch(tmp_path / name, "a.wav")
+        (tmp_path / f"{name}.py").write_text("def get_custom_metadata(info, audio):\n    return {}\n")
+        module = str(tmp_path / f"{name}.py")
+        entries.append({"id": name, "path": str(tmp_path / name), "custom_metadata_module": module})
+    index = TrackIndex.from_config(parse_dataset_config({"dataset_type": "audio_dir", "datasets": entries}))
+    assert [(track.root.name, Path(str(track.metadata_module)).stem) for track in index] == [
+        ("drums", "drums"),
+        ("drums2", "drums2"),
+    ]
+
+
 def test_excludes_match_through_a_linked_root(tmp_path: Path) -> None:
     _touch(tmp_path / "real", "a.wav", "b.wav")
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
