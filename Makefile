@@ -17,7 +17,7 @@ demo: $(READY)  ## the whole chain on a built-in catalogue: make demo ARGS="--da
 	$(BIN)/sat demo $(ARGS)
 
 test: $(READY)  ## lint, types, layers and all tests: make test ARGS="-k dedup"
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,1 +1,1 @@
-"""Which training tracks shaped a clip: per-sample gradients, a store of them, scores and ranked tables."""
+"""Which training track shaped this clip: gradients measured, projected, stored, scored and ranked (D-TRAK)."""

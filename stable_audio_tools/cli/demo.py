@@ -15,10 +15,10 @@ def demo(
     seed: int = typer.Option(42, help="Seed of every draw."),
     device: str = typer.Option("cpu", help="auto, cpu, cuda or mps."),
 ) -> None:
-    """Drop duplicates, fine-tune, generate, attribute and evaluate, on a catalogue composed and played for you.
+    """Drop duplicates, fine-tune, generate, attribute and evaluate, on a catalogue played for you.
 
-    The models are tiny and trained; nothing is downloaded. Ends with a table and a page to listen to. A demo that
-    was stopped goes on where it was.
+    The models are tiny and trained; nothing is downloaded. Ends with a table and a page to listen to.
+    A demo that was stopped goes on where it was.
     """
     import time
 
