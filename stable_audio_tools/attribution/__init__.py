@@ -1,1 +1,1 @@
-"""Which training track shaped this clip: gradients measured, projected, stored, scored and ranked (D-TRAK)."""
+"""Which training track shaped this clip: gradients projected, stored, scored and ranked (D-TRAK)."""
