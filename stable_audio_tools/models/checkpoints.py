@@ -258,8 +258,11 @@ def save_checkpoint(
     path = Path(path)
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
-            metadata = {} if model_config is None else {"model_config": json.dumps(model_config)}
-            save_file(_unshared(state), temporary, metadata={"format": "pt", **metadata})
+            # One entry at most: safetensors writes several in an order that differs from file to file.
+            metadata = (
+                {"format": "pt"} if model_config is None else {"model_config": json.dumps(model_config)}
+            )
+            save_file(_unshared(state), temporary, metadata=metadata)
         else:
             config = {} if model_config is None else {"model_config": model_config}
             with open(temporary, "wb") as stream:  # given a path, torch writes its name into the file
