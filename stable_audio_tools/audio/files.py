@@ -118,12 +118,11 @@ def read_audio(
 
 
 def read_tags(path: str | Path) -> dict[str, str]:
-    """The file's text tags, keys in lower case (``title``, ``comment``, ...); empty where it has none."""
-    info = probe(path)
-    if info.decoder == "ffmpeg":
-        return packets.read_tags(info.path)
-    with soundfile.SoundFile(_name(info.path)) as file:
-        return dict(file.copy_metadata())
+    """The file's text tags, keys in lower case (``title``, ``comment``, ...); empty where it has none.
+
+    FFmpeg reads them all: libsndfile leaves out those of 2 kB and more in a WAV, as of a long prompt.
+    """
+    return packets.read_tags(probe(path).path)
 
 
 def save_audio(
@@ -163,10 +162,11 @@ def save_audio(
             ) as file,
         ):
             for key, value in (tags or {}).items():
-                setattr(file, key, value)
+                if value:  # libsndfile refuses an empty one
+                    setattr(file, key, value)
             for begin in range(0, len(frames), _BLOCK):  # libvorbis overflows its stack on long writes
                 file.write(frames[begin : begin + _BLOCK])
-    except (OSError, soundfile.LibsndfileError, AttributeError) as error:
+    except (OSError, soundfile.LibsndfileError, AttributeError, UnicodeEncodeError) as error:
         raise AudioError(f"{path}: cannot be written: {error}") from error
     return path
 

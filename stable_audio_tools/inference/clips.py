@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,12 +176,13 @@ def _plan(
     taken: set[str] = set()
     jobs, cut = [], 0
     for position, request in enumerate(requests):
-        num_samples = round((request.seconds_total - request.seconds_start) * model.sample_rate)
-        if num_samples < 1:
+        seconds = request.seconds_total - request.seconds_start
+        if not math.isfinite(seconds) or round(seconds * model.sample_rate) < 1:
             raise UsageError(
                 f"clip {position}: seconds_total {request.seconds_total} must be above"
                 f" seconds_start {request.seconds_start}"
             )
+        num_samples = round(seconds * model.sample_rate)
         cut += num_samples > model.config.sample_size
         num_samples = min(num_samples, model.config.sample_size)
         stem = safe_name(request.name or f"{position:0{digits}d}_{request.prompt}")

@@ -122,6 +122,18 @@ def test_names_are_safe_and_unique(model: Any, tmp_path: Path) -> None:
     assert json.loads(paths[0].with_suffix(".json").read_text())["prompt"] == nasty
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("prompt", ["", "calm " * 1000], ids=["none", "long"])
+def test_any_prompt_comes_back_from_the_tag_alone(
+    model: Any, tmp_path: Path, prompt: str, suffix: str
+) -> None:
+    (path,) = render(model, tmp_path, [ClipRequest(prompt, 0.25)], suffix=suffix)
+    path.with_suffix(".json").unlink()
+    sidecar = read_sidecar(path)
+    assert sidecar is not None
+    assert sidecar.prompt == prompt
+
+
 def test_silence_stays_silence(model: Any, tmp_path: Path) -> None:
     *_, last = (layer for layer in model.pretransform.model.decoder.modules() if hasattr(layer, "weight_g"))
     last.weight_g.data.zero_()
@@ -159,6 +171,8 @@ def test_clips_longer_than_the_window_are_cut_with_a_warning(
             {},
             "clip 0: seconds_total 1.0 must be above seconds_start 1.0",
         ),
+        (ClipRequest("x", float("nan")), {}, "clip 0: seconds_total nan must be above"),
+        (ClipRequest("x", float("inf")), {}, "clip 0: seconds_total inf must be above"),
         (ClipRequest("x", 1.0, seed=-1), {}, "clip 0: seed -1"),
         (ClipRequest("x", 1.0), {"sampler": "ddim"}, "unknown sampler 'ddim'"),
         (ClipRequest("x", 1.0), {"batch_size": 0}, "batch_size must be at least 1"),
