@@ -20,8 +20,11 @@ class Job(NamedTuple):
     name: str
     summary: str
     panel: str
+    again: str = "run the same command again to go on where it stopped"
+    """What to do after Ctrl-C."""
 
 
+_RECOVER = "the same command with --recover goes on from the last checkpoint"
 JOBS = {
     "demo": Job(
         "demo", "demo", "The whole chain on a built-in catalogue; nothing to download.", "Start here"
@@ -30,8 +33,10 @@ JOBS = {
     "dedup": Job(
         "dedup", "dedup", "Find duplicate tracks and write the list that training leaves out.", "Data"
     ),
-    "train": Job("train", "train", "Fine-tune or train a model.", "Training"),
-    "train-lora": Job("train", "train_lora", "Train low-rank adapters on a frozen base model.", "Training"),
+    "train": Job("train", "train", "Fine-tune or train a model.", "Training", _RECOVER),
+    "train-lora": Job(
+        "train", "train_lora", "Train low-rank adapters on a frozen base model.", "Training", _RECOVER
+    ),
     "unwrap": Job("unwrap", "unwrap", "Turn a training checkpoint into a model file.", "Training"),
     "generate": Job("generate", "generate", "Make clips from prompts.", "Using a model"),
     "attribute": Job(
@@ -87,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _refuse(f"{error.filename or 'disk'}: {error.strerror}; free the path or choose another")
     except SystemExit as end:  # typer makes one of Ctrl-C, without a word
-        if end.code == _INTERRUPTED:
-            typer.secho("interrupted; run the same command again to go on where it stopped", err=True)
+        if end.code == _INTERRUPTED and args[0] in JOBS:
+            typer.secho(f"interrupted; {JOBS[args[0]].again}", err=True)
         raise
 
 

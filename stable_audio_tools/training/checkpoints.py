@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models.adapters.lora import save_adapter
@@ -73,6 +74,15 @@ class CheckpointKeeper(pl.Callback):
         """Save the last step, if it is not saved yet."""
         module = _trainer(pl_module)
         if module.micro_batch == 0 and module.steps_done != self._saved_step:
+            self._save_step(trainer, module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the step before a SIGTERM that came after the step's own look for one."""
+        module = _trainer(pl_module)
+        stopped_between_steps = isinstance(exception, SIGTERMException) and module.micro_batch == 0
+        if stopped_between_steps and module.steps_done != self._saved_step:
             self._save_step(trainer, module)
 
     def offer_best(self, trainer: pl.Trainer, module: DiffusionCondTrainer, loss: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stable_audio_tools.data.dataset import AudioLoader, KeyedBatchSampler, create_dataloader_from_config
 from stable_audio_tools.data.index import TrackIndex
@@ -49,6 +51,9 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
 
     Raises:
         StableAudioError: a config, a checkpoint, a file or a flag is wrong, or a loss is not finite.
+        SystemExit: SIGTERM ended the run, with code 143; the last step is saved, unless batches of the next
+            were already accumulated.
+        KeyboardInterrupt: Ctrl-C did; steps since the last checkpoint are lost.
     """
     check_logger(settings.logger)
     hardware = choose_hardware(settings, lora)
@@ -81,7 +86,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     if resume is not None:
         resume.warn_of_changes({"seed": settings.seed, **data})
         say(f"continuing from step {resume.step} of {resume.path}")
-    with _quiet():
+    with _quiet(), _interrupts(module):
         trainer.fit(module, loader, val_loader, ckpt_path=str(resume.path) if resume else None)
     say(f"trained to step {module.steps_done}; checkpoints are in {folder / 'checkpoints'}")
     return folder
@@ -222,10 +227,20 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
             yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes exit(1) of Ctrl-C
-            raise KeyboardInterrupt from None
-        raise
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _interrupts(module: DiffusionCondTrainer) -> Iterator[None]:
+    """What Lightning makes of signals, as everyone else knows it: it ends with 1 on Ctrl-C, 0 on SIGTERM."""
+    try:
+        yield
+    except SIGTERMException:
+        say(f"stopped by SIGTERM in step {module.steps_done + 1}; the same command with --recover goes on")
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise

@@ -57,7 +57,19 @@ def test_ctrl_c_says_how_to_go_on(
     with pytest.raises(SystemExit) as exit_:
         main(["config", "schema"])
     assert exit_.value.code == 130
-    assert "go on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_training_names_recover(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stable_audio_tools.training.settings.TrainSettings.from_flags", interrupt)
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert "--recover" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_shown_with_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
