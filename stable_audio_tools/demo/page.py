@@ -19,7 +19,8 @@ _TOP = 3
 _CAVEAT = (
     "A score says that changing this track's weight in training would have moved what the model makes here."
     " It is neither a share of authorship nor a proof that the track was in the training set. Scores compare"
-    " tracks for one clip, not clips with each other. These models are tiny and were tuned for a minute."
+    " tracks for one clip, not clips with each other, and are ranked by their squares. These models are tiny"
+    " and were tuned for a minute."
 )
 _ARTISTS = (
     "Squared scores summed over an artist's tracks, divided by the sum over all tracks. A row shows where the"
@@ -49,7 +50,10 @@ def _sound(path: Path, label: str) -> list[Markup]:
         audio, rate = read_audio(path, duration_seconds=30.0)
     except AudioError as error:
         return [text(str(error))]
-    return [image(spectrogram_png(audio, rate), f"spectrogram of {label}"), player(path, label)]
+    return [
+        image(spectrogram_png(audio, rate, width_px=360, height_px=180), f"spectrogram of {label}"),
+        player(path, label),
+    ]
 
 
 def _clips(result: DemoResult) -> list[Markup]:
