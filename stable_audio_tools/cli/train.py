@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from stable_audio_tools.cli.options import flags_of
+from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
 from stable_audio_tools.training.settings import DEFAULTS_FILE, TrainSettings
 
 _CONFIG_FILE = typer.Option(DEFAULTS_FILE, help="Defaults of these flags; a flag wins.")
@@ -33,6 +34,8 @@ def train_lora(flags: dict[str, Any], *, config_file: str = _CONFIG_FILE) -> Non
 
 def _run(flags: dict[str, Any], config_file: str, lora: bool) -> None:
     settings = TrainSettings.from_flags(flags, config_file)
+    read_model_config(settings.model_config)  # a typo should not have to wait for torch
+    read_dataset_config(settings.dataset_config)
     from stable_audio_tools.training import run
 
     run.train(settings, lora=lora)

@@ -40,6 +40,12 @@ class Sampler:
     batch_independent: bool = True
     """A clip does not depend on the clips beside it."""
 
+    def first_level(self, sigma_max: float | None = None) -> float:
+        """Where sampling begins: ``sigma_max`` or, for None, the default; at most 1 where it walks in t."""
+        if self.walks_in == "sigma":
+            return DEFAULT_SIGMA_MAX if sigma_max is None else float(sigma_max)
+        return 1.0 if sigma_max is None else min(float(sigma_max), 1.0)
+
 
 def _fast_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     return schedules.log_linear(len(dpm_solver.dpm_fast_orders(steps)), sigma_min, sigma_max)
@@ -145,13 +151,12 @@ def sample(
     network = _in_dtype(model, noise.dtype, extra_args)
     run = partial(chosen.run, steps=steps) if name == "k-dpm-fast" else chosen.run
 
+    first = chosen.first_level(sigma_max)
     if chosen.walks_in == "sigma":
-        first = DEFAULT_SIGMA_MAX if sigma_max is None else sigma_max
         levels = chosen.levels(steps, sigma_min, first, rho)
         x = noise * levels[0] + (0 if init_data is None else init_data)
         return run(sigma_samplers.VDenoiser(network), x, levels, source, callback)
 
-    first = 1.0 if sigma_max is None else min(float(sigma_max), 1.0)
     if first <= 0:
         raise UsageError(
             f"sigma_max {sigma_max}: expected a number above 0; with init audio, it is the init noise level"

@@ -151,15 +151,18 @@ def _common_settings(
     model_sha256: str | None,
 ) -> dict[str, Any]:
     """What all clips of a run have in their sidecars."""
-    name, _ = get_sampler(options.sampler_type, model.diffusion_objective)
-    kept = ("sigma_min", "sigma_max", "rho", "scale_phi", "cfg_interval", "dist_shift")
+    name, chosen = get_sampler(options.sampler_type, model.diffusion_objective)
+    kept = ("sigma_min", "rho", "scale_phi", "cfg_interval", "dist_shift")
     return {
         "sample_rate": model.sample_rate,
         "steps": steps,
         "cfg_scale": cfg_scale,
         "sampler": name,
         "sampler_options": {key: getattr(options, key) for key in kept}
-        | {"cfg_interval": list(options.cfg_interval)},
+        | {
+            "sigma_max": chosen.first_level(options.sigma_max),
+            "cfg_interval": list(options.cfg_interval),
+        },
         "objective": model.diffusion_objective,
         "checkpoint": checkpoint,
         "model_sha256": model_sha256,

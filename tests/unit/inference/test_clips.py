@@ -59,6 +59,7 @@ def test_each_clip_has_its_length_and_says_how_it_was_made(model: Any, tmp_path:
         assert sidecar.seed == (42 + position if request.seed is None else request.seed)
         assert (sidecar.sample_rate, sidecar.sampler, sidecar.objective) == (rate, "dpmpp-2m-sde", "v")
         assert (sidecar.checkpoint, sidecar.model_sha256) == ("model.ckpt", "abc")
+        assert sidecar.sampler_options["sigma_max"] == 100.0  # the default, written down
         path.with_suffix(".json").unlink()
         assert read_sidecar(path) == sidecar  # from the tag
 
