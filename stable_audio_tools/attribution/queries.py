@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from stable_audio_tools.data.index import Track, TrackIndex
+from stable_audio_tools.data.index import Track, TrackIndex, audio_dir
 from stable_audio_tools.data.prompts import prompt_for_clip
 from stable_audio_tools.data.sidecars import read_sidecar
 from stable_audio_tools.errors import DataError
@@ -71,7 +71,7 @@ def query_source(source: str | Path) -> TrackSource:
 def train_source(path: str | Path) -> TrackSource:
     """The tracks of a dataset config as training lists and reads them, without those on the exclude list."""
     path = Path(path)
-    config = read_dataset_config(path)
+    config = audio_dir(read_dataset_config(path))
     index = TrackIndex.from_config(config, base_dir=path.parent)
     return TrackSource(index, config.on_error, config.volume_norm)
 
@@ -86,7 +86,7 @@ def _with_prompts(config: DatasetConfig, base_dir: Path | None) -> TrackSource:
     for track in tracks:
         if _asks_its_clip(track):
             prompt_for_clip(track.path)  # before an hour of work, not after
-    return TrackSource(TrackIndex(tracks), volume_norm=config.volume_norm)
+    return TrackSource(TrackIndex(tracks), volume_norm=audio_dir(config).volume_norm)
 
 
 def _asks_its_clip(track: Track) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.data.index import TrackIndex, audio_dir
 from stable_audio_tools.data.local import LocalDataset
 from stable_audio_tools.data.sample import Info, SampleKey, collate
 from stable_audio_tools.errors import DataError, StableAudioError
@@ -200,10 +200,12 @@ def create_dataloader_from_config(
         multiprocessing_context: ``fork``, ``spawn`` or ``forkserver``; None is the platform's.
 
     Raises:
-        ConfigError: the config is wrong.
+        ConfigError: the config is wrong, or of a type that can be read but is not built.
         DataError: no tracks, or fewer than a batch.
     """
-    config = parse_dataset_config(dataset_config) if isinstance(dataset_config, dict) else dataset_config
+    config = audio_dir(
+        parse_dataset_config(dataset_config) if isinstance(dataset_config, dict) else dataset_config
+    )
     index = TrackIndex.from_config(config, base_dir=base_dir, apply_excludes=apply_excludes)
     dataset = LocalDataset(
         index,

@@ -17,7 +17,8 @@ from stable_audio_tools.data.paths import find_path, normalise_path, read_path_l
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import write_text
 from stable_audio_tools.runtime.progress import warn
-from stable_audio_tools.schema.dataset import AudioDirectory, DatasetConfig
+from stable_audio_tools.schema.built import not_built
+from stable_audio_tools.schema.dataset import AudioDirDataset, AudioDirectory, DatasetConfig
 
 FILELIST = "filelist.txt"
 
@@ -65,8 +66,10 @@ class TrackIndex(Sequence[Track]):
         An exclude list that does not exist yet is a warning that names the command which makes it.
 
         Raises:
+            ConfigError: the dataset is of a type that can be read but is not built.
             DataError: a folder, a listed file or a metadata module is missing, or no track is left.
         """
+        config = audio_dir(config)
         tracks: list[Track] = []
         unsupported: list[Path] = []
         for entry in config.datasets:
@@ -125,6 +128,17 @@ class TrackIndex(Sequence[Track]):
             for track in self._tracks
         )
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def audio_dir(config: DatasetConfig) -> AudioDirDataset:
+    """``config`` itself, where it is of the one type that is built.
+
+    Raises:
+        ConfigError: it is of another.
+    """
+    if not isinstance(config, AudioDirDataset):
+        raise not_built(config, [AudioDirDataset], "", "dataset_type")
+    return config
 
 
 def _list_directory(entry: AudioDirectory, base_dir: Path | None) -> tuple[list[Track], list[Path]]:
@@ -230,7 +244,7 @@ def _without_excluded(tracks: list[Track], name: str, base_dir: Path | None) -> 
     return kept
 
 
-def _why_empty(config: DatasetConfig, found: int, unsupported: int) -> str:
+def _why_empty(config: AudioDirDataset, found: int, unsupported: int) -> str:
     folders = ", ".join(entry.path for entry in config.datasets)
     if found:
         return f"all {found} tracks in {folders} are on the exclude list {config.exclude_paths_file}"

@@ -9,24 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stable_audio_tools.errors import UsageError
+from stable_audio_tools.errors import ConfigError, UsageError
 from stable_audio_tools.models.bottlenecks import BOTTLENECKS, Generators
 from stable_audio_tools.models.chunking import apply_in_chunks
 from stable_audio_tools.models.oobleck import OobleckDecoder, OobleckEncoder
-from stable_audio_tools.schema import networks
-from stable_audio_tools.schema.model import AutoencoderConfig
+from stable_audio_tools.schema import encoders
+from stable_audio_tools.schema.autoencoder import AutoencoderConfig
+from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.built import builder, inside
 
 CHUNK_SIZE = 128
 """Latents per chunk, as in the public code."""
 OVERLAP = 32
 """Latents that neighbouring chunks share."""
 
-ENCODERS: dict[type, type[OobleckEncoder]] = {networks.OobleckEncoder: OobleckEncoder}
-DECODERS: dict[type, type[OobleckDecoder]] = {networks.OobleckDecoder: OobleckDecoder}
+ENCODERS: dict[type[Config], Callable[[Any, int], nn.Module]] = {encoders.OobleckEncoder: OobleckEncoder}
+DECODERS: dict[type[Config], Callable[[Any, int], nn.Module]] = {encoders.OobleckDecoder: OobleckDecoder}
 
 
 class AudioAutoencoder(nn.Module):
     """Encoder, bottleneck and decoder.
+
+    Args:
+        where: the path of ``config`` in its JSON, for errors.
 
     Attributes:
         config: the config it was built from.
@@ -37,8 +42,16 @@ class AudioAutoencoder(nn.Module):
         min_length: the shortest audio that makes a latent, in samples; shorter audio is padded to it.
     """
 
-    def __init__(self, config: AutoencoderConfig, sample_rate: int = 44100) -> None:
+    def __init__(self, config: AutoencoderConfig, sample_rate: int = 44100, where: str = "model") -> None:
         super().__init__()
+        if config.pretransform is not None:
+            found = config.pretransform.type
+            raise ConfigError(
+                f"{where}.pretransform.type: {found!r} can be read but not built by this version;"
+                " it builds autoencoders without a pretransform"
+            )
+        encoder = builder(ENCODERS, config.encoder, f"{where}.encoder")
+        decoder = builder(DECODERS, config.decoder, f"{where}.decoder")
         self.config = config
         self.sample_rate = sample_rate
         self.io_channels = config.io_channels
@@ -47,9 +60,13 @@ class AudioAutoencoder(nn.Module):
         self.latent_dim = config.latent_dim
         self.downsampling_ratio = config.downsampling_ratio
         self.min_length = config.downsampling_ratio
-        self.encoder = ENCODERS[type(config.encoder)](config.encoder.config, self.in_channels)
-        self.decoder = DECODERS[type(config.decoder)](config.decoder.config, self.out_channels)
-        self.bottleneck = BOTTLENECKS[type(config.bottleneck)]() if config.bottleneck is not None else None
+        self.bottleneck = None
+        if config.bottleneck is not None:
+            self.bottleneck = builder(BOTTLENECKS, config.bottleneck, f"{where}.bottleneck")()
+        with inside(f"{where}.encoder.config"):
+            self.encoder = encoder(config.encoder.config, self.in_channels)
+        with inside(f"{where}.decoder.config"):
+            self.decoder = decoder(config.decoder.config, self.out_channels)
         self.encoder.requires_grad_(config.encoder.requires_grad)
         self.decoder.requires_grad_(config.decoder.requires_grad)
 
@@ -105,7 +122,7 @@ class AudioAutoencoder(nn.Module):
         if self.bottleneck is not None:
             latents = self.bottleneck.decode(latents)
         audio = _run(decoder, latents, iterate_batch)
-        return torch.tanh(audio) if self.config.soft_clip else audio
+        return torch.tanh(audio) if self.config.soft_clip or self.config.decoder.soft_clip else audio
 
     def encode_audio(
         self,

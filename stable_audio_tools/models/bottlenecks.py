@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import UsageError
-from stable_audio_tools.schema.networks import VAEBottleneck as VAEBottleneckConfig
+from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.bottlenecks import VAEBottleneck as VAEBottleneckConfig
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
 """Where noise comes from: one generator for the batch, one for each item, or torch's global one."""
@@ -55,4 +56,4 @@ class VAEBottleneck(nn.Module):
         return latents
 
 
-BOTTLENECKS: dict[type, type[VAEBottleneck]] = {VAEBottleneckConfig: VAEBottleneck}
+BOTTLENECKS: dict[type[Config], type[VAEBottleneck]] = {VAEBottleneckConfig: VAEBottleneck}

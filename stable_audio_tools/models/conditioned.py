@@ -14,7 +14,9 @@ from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform
-from stable_audio_tools.schema.model import DiffusionCondModelConfig
+from stable_audio_tools.schema.autoencoder import AutoencoderPretransformConfig
+from stable_audio_tools.schema.built import not_built
+from stable_audio_tools.schema.model import ConditionedDiT, DiffusionCondModelConfig
 
 Conditions: TypeAlias = "Mapping[str, Condition | Sequence[Tensor | None]]"
 """By id: embeddings ``(B, S, D)`` (or ``(B, D)`` for one token) and their mask ``(B, S)`` or None."""
@@ -79,6 +81,10 @@ class ConditionedDiffusionModelWrapper(nn.Module):
     def __init__(self, config: DiffusionCondModelConfig) -> None:
         super().__init__()
         diffusion, pretransform = config.model.diffusion, config.model.pretransform
+        if not isinstance(diffusion, ConditionedDiT):
+            raise not_built(diffusion, [ConditionedDiT], "model.diffusion")
+        if pretransform is not None and not isinstance(pretransform, AutoencoderPretransformConfig):
+            raise not_built(pretransform, [AutoencoderPretransformConfig], "model.pretransform")
         self.config = config
         self.model = DiTWrapper(DiffusionTransformer(diffusion.config, diffusion.diffusion_objective))
         self.conditioner = MultiConditioner(config.model.conditioning)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from torch import nn
 
 from stable_audio_tools.models.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.built import builder
 from stable_audio_tools.schema.model import AutoencoderModelConfig, DiffusionCondModelConfig, ModelConfig
 from stable_audio_tools.schema.reader import parse_model_config, read_model_config
 
@@ -19,7 +20,7 @@ def _autoencoder(config: AutoencoderModelConfig) -> AudioAutoencoder:
     return AudioAutoencoder(config.model, config.sample_rate)
 
 
-MODELS: dict[type[BaseModel], Callable[[Any], nn.Module]] = {
+MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     AutoencoderModelConfig: _autoencoder,
     DiffusionCondModelConfig: ConditionedDiffusionModelWrapper,
 }
@@ -34,10 +35,11 @@ def create_model_from_config(config: dict[str, Any] | ModelConfig) -> Any:
         config: the JSON value of a model config, or the config object made of it.
 
     Raises:
-        ConfigError: the config has a mistake; the message starts with its path.
+        ConfigError: the config has a mistake, or a type that can be read but not built; the message starts
+            with its path.
     """
-    parsed = config if isinstance(config, BaseModel) else parse_model_config(config)
-    return MODELS[type(parsed)](parsed)
+    parsed = config if isinstance(config, Config) else parse_model_config(config)
+    return builder(MODELS, parsed, "", "model_type")(parsed)
 
 
 def create_model_from_config_path(path: str | Path) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.models.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.bottlenecks import Generators
-from stable_audio_tools.schema.model import AutoencoderPretransformConfig
+from stable_audio_tools.schema.autoencoder import AutoencoderPretransformConfig
 
 
 class AutoencoderPretransform(nn.Module):
@@ -27,12 +27,17 @@ class AutoencoderPretransform(nn.Module):
         sample_rate: of the audio, in Hz.
     """
 
-    def __init__(self, config: AutoencoderPretransformConfig, sample_rate: int = 44100) -> None:
+    def __init__(
+        self,
+        config: AutoencoderPretransformConfig,
+        sample_rate: int = 44100,
+        where: str = "model.pretransform",
+    ) -> None:
         super().__init__()
         self.config = config
         self.scale = config.scale
         self.enable_grad = config.enable_grad
-        self.model = AudioAutoencoder(config.config, sample_rate)
+        self.model = AudioAutoencoder(config.config, sample_rate, f"{where}.config")
         self.encoded_channels = self.model.latent_dim
         self.downsampling_ratio = self.model.downsampling_ratio
         self.io_channels = self.model.io_channels

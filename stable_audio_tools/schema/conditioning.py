@@ -6,24 +6,34 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from stable_audio_tools.schema.autoencoder import PretransformConfig
 from stable_audio_tools.schema.base import Config
 
+PaddingMode = Literal["zero", "none", "learned"]
+"""What stands where a prompt is only padding: zeros, what the encoder makes of it, or a learned vector."""
 
-class T5Config(Config):
+
+class _ConditionerConfig(Config):
+    output_dim: int | None = Field(None, ge=1)
+    """Width of the embeddings in place of the model's ``cond_dim``."""
+
+
+class T5Config(_ConditionerConfig):
     """A frozen T5 encoder by Hugging Face name or local folder (Raffel et al. 2020)."""
 
     t5_model_name: str = "t5-base"
     max_length: int = Field(128, ge=1)
     enable_grad: bool = False
     project_out: bool = False
+    padding_mode: PaddingMode = "zero"
 
 
-class NumberConfig(Config):
+class NumberConfig(_ConditionerConfig):
     """A number, clamped to its range and embedded with learned Fourier features."""
 
     min_val: float = 0.0
     max_val: float = 1.0
-    fourier_features_type: Literal["learned"] = "learned"
+    fourier_features_type: Literal["learned", "expo"] = "learned"
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> NumberConfig:
@@ -32,17 +42,111 @@ class NumberConfig(Config):
         return self
 
 
-class IntConfig(Config):
+class IntConfig(_ConditionerConfig):
     """A whole number in a range, one embedding each."""
 
     min_val: int = 0
     max_val: int = 512
 
 
-class ListConfig(Config):
+class ListConfig(_ConditionerConfig):
     """One of a list of words, one embedding each, and one for anything else."""
 
     options: list[str] = Field(min_length=1)
+
+
+class T5GemmaConfig(_ConditionerConfig):
+    """A T5Gemma encoder by Hugging Face name or local folder."""
+
+    model_name: str = "google/t5gemma-b-b-ul2"
+    max_length: int = Field(128, ge=1)
+    enable_grad: bool = False
+    project_out: bool = False
+    padding_mode: PaddingMode = "zero"
+
+
+class CausalLMConfig(_ConditionerConfig):
+    """The features of a causal language model by Hugging Face name or local folder."""
+
+    model_name: str
+    max_length: int = Field(128, ge=1)
+    enable_grad: bool = False
+    project_out: bool = False
+    learned_scale: bool = False
+    padding_mode: PaddingMode = "zero"
+
+
+class CLAPAudioConfig(_ConditionerConfig):
+    """The audio branch of a CLAP checkpoint (Wu et al. 2023)."""
+
+    clap_ckpt_path: str
+    audio_model_type: str = "HTSAT-base"
+    enable_fusion: bool = True
+    project_out: bool = False
+    finetune: bool = False
+
+
+class CLAPTextConfig(CLAPAudioConfig):
+    """The text branch of a CLAP checkpoint: one embedding, or the features of a layer."""
+
+    use_text_features: bool = False
+    feature_layer_ix: int = -1
+
+
+class SATCLAPTextConfig(_ConditionerConfig):
+    """The text branch of a CLAP model trained with the public code."""
+
+    ckpt_path: str | None = None
+    use_text_features: bool = False
+    feature_layer_ix: int = -1
+    use_model_pretransform: bool = False
+    project_out: bool = False
+
+
+class SATCLAPAudioConfig(_ConditionerConfig):
+    """The audio branch of a CLAP model trained with the public code."""
+
+    ckpt_path: str | None = None
+    sample_rate: int = Field(ge=1)
+    use_model_pretransform: bool = False
+    project_out: bool = False
+
+
+class PhonemeConfig(_ConditionerConfig):
+    """English text as phonemes, one embedding each."""
+
+    max_length: int = Field(1024, ge=1)
+    project_out: bool = False
+
+
+class LUTConfig(_ConditionerConfig):
+    """The tokens of a pretrained tokenizer, one learned embedding each."""
+
+    tokenizer_name: str
+    max_length: int = Field(1024, ge=1)
+    use_abs_pos_emb: bool = False
+    special_tokens: list[str] = []
+    project_out: bool = False
+
+
+class PretransformConditionerConfig(_ConditionerConfig):
+    """Audio as the latents of a pretransform: the model's, or one of its own."""
+
+    sample_rate: int = Field(ge=1)
+    use_model_pretransform: bool = False
+    pretransform_config: PretransformConfig | None = None
+    pretransform_ckpt_path: str | None = None
+    save_pretransform: bool = False
+    project_out: bool = False
+
+
+class SourceMixConfig(PretransformConditionerConfig):
+    """The projected latents of several recordings, summed."""
+
+    source_keys: list[str] = Field(min_length=1)
+    pre_encoded: bool = False
+    allow_null_source: bool = False
+    source_length: int | None = Field(None, ge=1)
 
 
 class T5Conditioner(Config):
@@ -69,6 +173,89 @@ class ListConditioner(Config):
     config: ListConfig
 
 
+class T5GemmaConditioner(Config):
+    id: str
+    type: Literal["t5gemma"]
+    config: T5GemmaConfig = T5GemmaConfig()
+
+
+class CausalLMConditioner(Config):
+    id: str
+    type: Literal["causal_lm"]
+    config: CausalLMConfig
+
+
+class CLAPTextConditioner(Config):
+    id: str
+    type: Literal["clap_text"]
+    config: CLAPTextConfig
+
+
+class CLAPAudioConditioner(Config):
+    id: str
+    type: Literal["clap_audio"]
+    config: CLAPAudioConfig
+
+
+class SATCLAPTextConditioner(Config):
+    id: str
+    type: Literal["sat_clap_text"]
+    config: SATCLAPTextConfig = SATCLAPTextConfig()
+
+
+class SATCLAPAudioConditioner(Config):
+    id: str
+    type: Literal["sat_clap_audio"]
+    config: SATCLAPAudioConfig
+
+
+class PhonemeConditioner(Config):
+    id: str
+    type: Literal["phoneme"]
+    config: PhonemeConfig = PhonemeConfig()
+
+
+class LUTConditioner(Config):
+    id: str
+    type: Literal["lut"]
+    config: LUTConfig
+
+
+class PretransformConditioner(Config):
+    id: str
+    type: Literal["pretransform"]
+    config: PretransformConditionerConfig
+
+
+class SourceMixConditioner(Config):
+    id: str
+    type: Literal["source_mix"]
+    config: SourceMixConfig
+
+
 ConditionerConfig = Annotated[
-    T5Conditioner | NumberConditioner | IntConditioner | ListConditioner, Field(discriminator="type")
+    T5Conditioner
+    | NumberConditioner
+    | IntConditioner
+    | ListConditioner
+    | T5GemmaConditioner
+    | CausalLMConditioner
+    | CLAPTextConditioner
+    | CLAPAudioConditioner
+    | SATCLAPTextConditioner
+    | SATCLAPAudioConditioner
+    | PhonemeConditioner
+    | LUTConditioner
+    | PretransformConditioner
+    | SourceMixConditioner,
+    Field(discriminator="type"),
 ]
+
+
+class ConditioningConfig(Config):
+    """What a model can be told. A conditioning id without a conditioner must arrive as a tensor."""
+
+    configs: list[ConditionerConfig] = []
+    cond_dim: int = Field(ge=1)
+    default_keys: dict[str, str] = {}
+    pre_encoded_keys: list[str] = []

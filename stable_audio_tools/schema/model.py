@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from stable_audio_tools.schema.autoencoder import AutoencoderConfig, PretransformConfig
 from stable_audio_tools.schema.base import Config
-from stable_audio_tools.schema.conditioning import ConditionerConfig
-from stable_audio_tools.schema.networks import (
-    BottleneckConfig,
-    DecoderConfig,
-    DiffusionNetworkConfig,
-    EncoderConfig,
+from stable_audio_tools.schema.bottlenecks import BottleneckConfig
+from stable_audio_tools.schema.conditioning import ConditioningConfig
+from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig
+from stable_audio_tools.schema.language_model import LanguageModelConfig
+from stable_audio_tools.schema.networks import DiTConfig
+from stable_audio_tools.schema.training import (
+    AutoencoderTrainingConfig,
+    DiffusionAutoencoderTrainingConfig,
+    DiffusionTrainingConfig,
+    LanguageModelTrainingConfig,
+    LoraConfig,
+    UncondTrainingConfig,
 )
-from stable_audio_tools.schema.training import DiffusionTrainingConfig, LoraConfig
+from stable_audio_tools.schema.unets import ADPConfig, ADPGuidedConfig, DAU1dConfig
 
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
-
-
-class AutoencoderConfig(Config):
-    """Encoder, bottleneck and decoder. ``downsampling_ratio`` is audio samples per latent."""
-
-    encoder: EncoderConfig
-    decoder: DecoderConfig
-    bottleneck: BottleneckConfig | None = None
-    latent_dim: int = Field(ge=1)
-    downsampling_ratio: int = Field(ge=1)
-    io_channels: int = Field(ge=1)
-    in_channels: int | None = None
-    out_channels: int | None = None
-    soft_clip: bool = False
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> AutoencoderConfig:
-        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            ratio = math.prod(part.config.strides)
-            if ratio != self.downsampling_ratio:
-                raise ValueError(
-                    f"{name} strides multiply to {ratio}, but downsampling_ratio is {self.downsampling_ratio}"
-                )
-        if self.decoder.config.latent_dim != self.latent_dim:
-            raise ValueError(
-                f"decoder latent_dim is {self.decoder.config.latent_dim}, but latent_dim is {self.latent_dim}"
-            )
-        halves = 2 if self.bottleneck is not None and self.bottleneck.type == "vae" else 1
-        if self.encoder.config.latent_dim != halves * self.latent_dim:
-            raise ValueError(
-                f"encoder latent_dim must be {halves * self.latent_dim}"
-                f" ({halves} x latent_dim for this bottleneck),"
-                f" found {self.encoder.config.latent_dim}"
-            )
-        return self
-
-
-class AutoencoderPretransformConfig(Config):
-    """An autoencoder between audio and the latents that the diffusion model sees."""
-
-    type: Literal["autoencoder"]
-    config: AutoencoderConfig
-    scale: float = 1.0
-    model_half: bool = False
-    iterate_batch: bool = False
-    chunked: bool = False
-    enable_grad: bool = False
-
-
-PretransformConfig = AutoencoderPretransformConfig
-
-
-class ConditioningConfig(Config):
-    """What a model can be told. A conditioning id without a conditioner must arrive as a tensor."""
-
-    configs: list[ConditionerConfig] = []
-    cond_dim: int = Field(ge=1)
-    default_keys: dict[str, str] = {}
-    pre_encoded_keys: list[str] = []
 
 
 class DistributionShiftConfig(Config):
@@ -90,19 +37,42 @@ class DistributionShiftConfig(Config):
     use_sine: bool = False
 
 
-class ConditionedDiffusionConfig(Config):
-    """The diffusion network and which conditioning goes where in it."""
+class _ConditionedDiffusion(Config):
+    """Which conditioning goes where in a diffusion network."""
 
     retired: ClassVar[dict[str, str]] = {"modular": "it never did anything"}
 
-    type: Literal["dit"]
-    config: DiffusionNetworkConfig
     diffusion_objective: Objective = "v"
     cross_attention_cond_ids: list[str] = []
     global_cond_ids: list[str] = []
     prepend_cond_ids: list[str] = []
     input_concat_ids: list[str] = []
     distribution_shift_options: DistributionShiftConfig | None = None
+
+
+class ConditionedDiT(_ConditionedDiffusion):
+    type: Literal["dit"]
+    config: DiTConfig
+
+
+class ConditionedDAU1d(_ConditionedDiffusion):
+    type: Literal["DAU1d"]
+    config: DAU1dConfig
+
+
+class ConditionedADP(_ConditionedDiffusion):
+    type: Literal["adp_1d"]
+    config: ADPConfig
+
+
+class GuidedADP(_ConditionedDiffusion):
+    type: Literal["adp_cfg_1d"]
+    config: ADPGuidedConfig
+
+
+ConditionedDiffusionConfig = Annotated[
+    ConditionedDiT | ConditionedDAU1d | ConditionedADP | GuidedADP, Field(discriminator="type")
+]
 
 
 class DiffusionCondConfig(Config):
@@ -116,17 +86,86 @@ class DiffusionCondConfig(Config):
 
     @model_validator(mode="after")
     def _channels_fit(self) -> DiffusionCondConfig:
-        if self.pretransform is not None and self.pretransform.config.latent_dim != self.io_channels:
-            raise ValueError(
-                f"io_channels is {self.io_channels}, but the pretransform makes"
-                f" {self.pretransform.config.latent_dim} channels"
-            )
+        _check_latents(self.io_channels, "io_channels", self.pretransform)
         if self.diffusion.config.io_channels != self.io_channels:
             raise ValueError(
                 f"diffusion.config.io_channels is {self.diffusion.config.io_channels},"
                 f" but io_channels is {self.io_channels}"
             )
         return self
+
+
+class _UncondDiffusion(Config):
+    """A diffusion network without conditioning, on audio or on latents."""
+
+    pretransform: PretransformConfig | None = None
+
+
+class UncondDiT(_UncondDiffusion):
+    type: Literal["dit"]
+    config: DiTConfig
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> UncondDiT:
+        _check_latents(self.config.io_channels, "config.io_channels", self.pretransform)
+        return self
+
+
+class UncondDAU1d(_UncondDiffusion):
+    type: Literal["DAU1d"]
+    config: DAU1dConfig = DAU1dConfig()
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> UncondDAU1d:
+        _check_latents(self.config.io_channels, "config.io_channels", self.pretransform)
+        return self
+
+
+class UncondADP(_UncondDiffusion):
+    type: Literal["adp_uncond_1d"]
+    config: ADPConfig
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> UncondADP:
+        _check_latents(self.config.io_channels, "config.in_channels", self.pretransform)
+        return self
+
+
+class DecodingDiT(Config):
+    type: Literal["dit"]
+    config: DiTConfig
+
+
+class DecodingDAU1d(Config):
+    type: Literal["DAU1d"]
+    config: DAU1dConfig
+
+
+class DecodingADP(Config):
+    type: Literal["adp_1d"]
+    config: ADPConfig
+
+
+class DiffusionAutoencoderConfig(Config):
+    """An autoencoder whose decoder ends in a diffusion network (Preechakul et al. 2021)."""
+
+    encoder: EncoderConfig | None = None
+    decoder: DecoderConfig | None = None
+    bottleneck: BottleneckConfig | None = None
+    pretransform: PretransformConfig | None = None
+    diffusion: Annotated[DecodingDiT | DecodingDAU1d | DecodingADP, Field(discriminator="type")]
+    latent_dim: int = Field(ge=1)
+    downsampling_ratio: int = Field(ge=1)
+    io_channels: int = Field(ge=1)
+    in_channels: int | None = None
+    out_channels: int | None = None
+    soft_clip: bool = False
+
+
+def _check_latents(channels: int, key: str, pretransform: PretransformConfig | None) -> None:
+    made = None if pretransform is None else pretransform.channels
+    if made is not None and made != channels:
+        raise ValueError(f"{key} is {channels}, but the pretransform makes {made} channels")
 
 
 class _Top(Config):
@@ -146,7 +185,7 @@ class AutoencoderModelConfig(_Top):
 
     model_type: Literal["autoencoder"]
     model: AutoencoderConfig
-    training: dict[str, Any] | None = None
+    training: AutoencoderTrainingConfig | None = None
 
 
 class DiffusionCondModelConfig(_Top):
@@ -158,4 +197,35 @@ class DiffusionCondModelConfig(_Top):
     lora: LoraConfig | None = None
 
 
-ModelConfig = Annotated[AutoencoderModelConfig | DiffusionCondModelConfig, Field(discriminator="model_type")]
+class DiffusionUncondModelConfig(_Top):
+    """A model that makes audio from noise alone."""
+
+    model_type: Literal["diffusion_uncond"]
+    model: Annotated[UncondDiT | UncondDAU1d | UncondADP, Field(discriminator="type")]
+    training: UncondTrainingConfig | None = None
+
+
+class DiffusionAutoencoderModelConfig(_Top):
+    """An autoencoder that decodes by diffusion."""
+
+    model_type: Literal["diffusion_autoencoder"]
+    model: DiffusionAutoencoderConfig
+    training: DiffusionAutoencoderTrainingConfig | None = None
+
+
+class LanguageModelModelConfig(_Top):
+    """A model that continues the tokens of a codec."""
+
+    model_type: Literal["lm"]
+    model: LanguageModelConfig
+    training: LanguageModelTrainingConfig | None = None
+
+
+ModelConfig = Annotated[
+    AutoencoderModelConfig
+    | DiffusionCondModelConfig
+    | DiffusionUncondModelConfig
+    | DiffusionAutoencoderModelConfig
+    | LanguageModelModelConfig,
+    Field(discriminator="model_type"),
+]

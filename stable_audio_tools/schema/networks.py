@@ -1,63 +1,12 @@
-"""Encoders, decoders, bottlenecks and diffusion networks, by type."""
+"""The diffusion transformer and the options of its layers."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from stable_audio_tools.schema.base import Config
-
-
-class OobleckConfig(Config):
-    """The convolutional encoder or decoder of the Stable Audio VAE (Evans et al. 2024).
-
-    Strides and channel multipliers are listed from the audio side, in the decoder too.
-    """
-
-    in_channels: int | None = None
-    out_channels: int | None = None
-    channels: int = Field(128, ge=1)
-    c_mults: list[int] = [1, 2, 4, 8]
-    strides: list[int] = [2, 4, 8, 8]
-    latent_dim: int = Field(ge=1)
-    use_snake: bool = False
-    antialias_activation: Literal[False] = False
-    use_nearest_upsample: bool = False
-    final_tanh: bool = True
-
-    @model_validator(mode="after")
-    def _lists_fit(self) -> OobleckConfig:
-        if len(self.c_mults) != len(self.strides):
-            raise ValueError(
-                f"c_mults and strides must be equally long, found {len(self.c_mults)} and {len(self.strides)}"
-            )
-        return self
-
-
-class OobleckEncoder(Config):
-    type: Literal["oobleck"]
-    config: OobleckConfig
-    requires_grad: bool = True
-
-
-class OobleckDecoder(Config):
-    type: Literal["oobleck"]
-    config: OobleckConfig
-    requires_grad: bool = True
-
-
-class VAEBottleneck(Config):
-    """Gaussian latents: softplus scale, KL to the standard normal (Kingma and Welling 2013)."""
-
-    type: Literal["vae"]
-    config: dict[str, Any] = {}
-    requires_grad: bool = True
-
-
-EncoderConfig = OobleckEncoder
-DecoderConfig = OobleckDecoder
-BottleneckConfig = VAEBottleneck
 
 
 class AttentionConfig(Config):
@@ -106,7 +55,7 @@ class DiTConfig(Config):
     project_global_cond: bool = True
     input_concat_dim: int = Field(0, ge=0)
     prepend_cond_dim: int = Field(0, ge=0)
-    transformer_type: Literal["continuous_transformer"] = "continuous_transformer"
+    transformer_type: Literal["continuous_transformer", "x-transformers"] = "continuous_transformer"
     global_cond_type: Literal["prepend", "adaLN"] = "prepend"
     timestep_cond_type: Literal["global", "input_concat"] = "global"
     timestep_embed_dim: int | None = None
@@ -136,6 +85,3 @@ class DiTConfig(Config):
                 f"cross-attention width {cond_width} is not a multiple of the head width {head_dim}"
             )
         return self
-
-
-DiffusionNetworkConfig = DiTConfig

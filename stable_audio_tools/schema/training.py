@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.losses import AutoencoderLosses
 
 
 class OptimizerConfig(Config):
@@ -77,6 +78,62 @@ class DiffusionTrainingConfig(Config):
     demo: DemoConfig | None = None
     validation_timesteps: list[float] = [0.1, 0.3, 0.5, 0.7, 0.9]
     song_describer_eval: SongDescriberEvalConfig | None = None
+
+
+_DEMO_KEYS = dict.fromkeys(
+    ("demo_every", "demo_steps", "num_demos"), "it belongs in the 'demo' block beside it"
+)
+
+
+class _TrainingConfig(Config):
+    """What the training of every other kind of model is told."""
+
+    retired: ClassVar[dict[str, str]] = {
+        "log_loss_info": "loss by timestep band is always logged",
+        "batch_size": "the batch size is an option of the command",
+        **_DEMO_KEYS,
+    }
+
+    learning_rate: float | None = Field(None, gt=0)
+    use_ema: bool = False
+    optimizer_configs: dict[str, OptimizerPair] = {}
+    demo: DemoConfig | None = None
+
+
+class AutoencoderTrainingConfig(_TrainingConfig):
+    """How an autoencoder is trained, at first without and then with its adversary."""
+
+    warmup_steps: int = Field(0, ge=0)
+    warmup_mode: Literal["adv", "full"] = "adv"
+    encoder_freeze_on_warmup: bool = False
+    force_input_mono: bool = False
+    latent_mask_ratio: float = Field(0.0, ge=0, le=1)
+    clip_grad_norm: float = Field(0.0, ge=0)
+    teacher_model: dict[str, Any] | None = None
+    """The whole config of an autoencoder whose latents are to be met."""
+    teacher_model_ckpt: str | None = None
+    loss_configs: AutoencoderLosses | None = None
+    eval_loss_configs: dict[str, Any] | None = None
+
+
+class UncondTrainingConfig(_TrainingConfig):
+    """How an unconditional diffusion model is trained."""
+
+    use_ema: bool = True
+    pre_encoded: bool = False
+
+
+class DiffusionAutoencoderTrainingConfig(_TrainingConfig):
+    """How an autoencoder that decodes by diffusion is trained."""
+
+    use_ema: bool = True
+    use_reconstruction_loss: bool = False
+
+
+class LanguageModelTrainingConfig(_TrainingConfig):
+    """How a language model over tokens is trained."""
+
+    pre_encoded: bool = False
 
 
 class LoraConfig(Config):

@@ -15,9 +15,11 @@ from stable_audio_tools.models.conditioners.listed import ListConditioner
 from stable_audio_tools.models.conditioners.number import NumberConditioner
 from stable_audio_tools.models.conditioners.t5 import T5Conditioner
 from stable_audio_tools.schema import conditioning
-from stable_audio_tools.schema.model import ConditioningConfig
+from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.built import builder, inside
+from stable_audio_tools.schema.conditioning import ConditioningConfig
 
-CONDITIONERS: dict[type, Callable[[Any, int], Conditioner]] = {
+CONDITIONERS: dict[type[Config], Callable[[Any, int], Conditioner]] = {
     conditioning.T5Conditioner: T5Conditioner,
     conditioning.NumberConditioner: NumberConditioner,
     conditioning.IntConditioner: IntConditioner,
@@ -32,13 +34,15 @@ class MultiConditioner(nn.Module):
     ``pre_encoded_keys`` hold embeddings already and pass through.
     """
 
-    def __init__(self, config: ConditioningConfig) -> None:
+    def __init__(self, config: ConditioningConfig, where: str = "model.conditioning") -> None:
         super().__init__()
         self.config = config
         self.output_dim = config.cond_dim
-        self.conditioners = nn.ModuleDict(
-            {entry.id: CONDITIONERS[type(entry)](entry.config, config.cond_dim) for entry in config.configs}
-        )
+        self.conditioners = nn.ModuleDict()
+        for row, entry in enumerate(config.configs):
+            make = builder(CONDITIONERS, entry, f"{where}.configs[{row}]")
+            with inside(f"{where}.configs[{row}].config"):
+                self.conditioners[entry.id] = make(entry.config, entry.config.output_dim or config.cond_dim)
 
     def forward(
         self, batch_metadata: Sequence[Mapping[str, Any]], device: torch.device | str

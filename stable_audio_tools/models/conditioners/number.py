@@ -10,6 +10,7 @@ import torch
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, single_token
 from stable_audio_tools.nn.embeddings import NumberEmbedder
+from stable_audio_tools.schema.built import only
 from stable_audio_tools.schema.conditioning import NumberConfig
 
 
@@ -29,6 +30,7 @@ class NumberConditioner(Conditioner):
 
     def __init__(self, config: NumberConfig, output_dim: int) -> None:
         super().__init__(output_dim, output_dim)
+        only(config, "fourier_features_type", "learned")
         self.config = config
         self.embedder = NumberEmbedder(output_dim)
 

@@ -15,6 +15,7 @@ from torch import nn
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 from stable_audio_tools.runtime.libraries import quiet_transformers
+from stable_audio_tools.schema.built import only
 from stable_audio_tools.schema.conditioning import T5Config
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class T5Conditioner(Conditioner):
     """
 
     def __init__(self, config: T5Config, output_dim: int) -> None:
+        only(config, "padding_mode", "zero")
         super().__init__(encoder_width(config.t5_model_name), output_dim, config.project_out)
         self.config = config
         self._tokenizer: PreTrainedTokenizerBase | None = None

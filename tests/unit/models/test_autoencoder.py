@@ -14,7 +14,7 @@ from stable_audio_tools.models.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.bottlenecks import VAEBottleneck, draw_noise
 from stable_audio_tools.models.chunking import apply_in_chunks
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform
-from stable_audio_tools.schema.model import AutoencoderConfig, AutoencoderPretransformConfig
+from stable_audio_tools.schema.autoencoder import AutoencoderConfig, AutoencoderPretransformConfig
 
 RATIO = 16
 
