@@ -14,13 +14,13 @@ from stable_audio_tools.data.paths import read_path_list
 from stable_audio_tools.dedup import run as dedup_run
 from stable_audio_tools.dedup.run import DedupSummary, run_dedup
 from stable_audio_tools.errors import CheckpointError, DataError, UsageError
-from stable_audio_tools.schema.dataset import DatasetConfig
+from stable_audio_tools.schema.reader import parse_dataset_config
 
 COPIES = {"original.wav", "a/exact.wav", "a/quieter.wav", "a/trimmed.wav", "a/reencoded.mp3"}
 
 
 def index_of(*folders: Path, exclude: Path | None = None, apply: bool = False) -> TrackIndex:
-    config = DatasetConfig.model_validate(
+    config = parse_dataset_config(
         {
             "dataset_type": "audio_dir",
             "datasets": [{"id": f"d{i}", "path": str(folder)} for i, folder in enumerate(folders)],
