@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from stable_audio_tools.audio.files import probe, read_audio
 from stable_audio_tools.audio.transforms import rms_normalize
 from stable_audio_tools.dedup.verify import onset_features
-from stable_audio_tools.errors import AudioError, CheckpointError, UsageError
+from stable_audio_tools.errors import AudioError, UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import atomic_path, hash_json
-from stable_audio_tools.runtime.libraries import quiet_transformers
+from stable_audio_tools.runtime.libraries import load_pretrained
 
 HISTOGRAM_MODES = ("per-codebook", "global")
 _INAUDIBLE_RMS = 1e-4  # -80 dBFS
@@ -167,22 +167,8 @@ class DacFingerprinter:
 def _load_dac(model_path: str) -> Any:
     from transformers import DacModel
 
-    try:
-        with quiet_transformers():
-            loaded: Any = DacModel.from_pretrained(model_path, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{model_path}: no DAC model could be loaded ({reason}); "
-            "give --model-path a folder with config.json and model.safetensors, or a name on the hub"
-        ) from error
-    model, report = loaded
-    missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if missing:  # transformers would go on with random numbers in their place
-        raise CheckpointError(
-            f"{model_path}: is no whole DAC, {len(missing)} weights are missing, {missing[0]} first"
-        )
-    return model
+    advice = "--model-path a folder with config.json and model.safetensors, or a name on the hub"
+    return load_pretrained(model_path, "DAC", DacModel, advice=advice)[0]
 
 
 def _weights_sha256(model: torch.nn.Module) -> str:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from stable_audio_tools.audio.transforms import resample
-from stable_audio_tools.errors import CheckpointError, DataError
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.device import resolve_device
-from stable_audio_tools.runtime.libraries import quiet_transformers
+from stable_audio_tools.runtime.libraries import load_pretrained
 
 DEFAULT_CLAP = "laion/clap-htsat-fused"
 
@@ -154,23 +154,10 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     """Model, feature extractor and tokenizer."""
     from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-    try:
-        with quiet_transformers():
-            loaded: Any = ClapModel.from_pretrained(name, output_loading_info=True)
-            extractor = ClapFeatureExtractor.from_pretrained(name)
-            tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{name}: no CLAP model could be loaded ({reason}); give a folder with model, tokenizer and "
-            "preprocessor files, or a name on the hub"
-        ) from error
-    model, report = loaded
-    missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if missing:  # transformers would go on with random numbers in their place
-        raise CheckpointError(
-            f"{name}: is no whole CLAP, {len(missing)} weights are missing, {missing[0]} first"
-        )
+    advice = "a folder with model, tokenizer and preprocessor files, or a name on the hub"
+    model, extractor, tokenizer = load_pretrained(
+        name, "CLAP", ClapModel, ClapFeatureExtractor, AutoTokenizer, advice=advice
+    )
     return model, extractor, tokenizer
 
 

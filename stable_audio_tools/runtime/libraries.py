@@ -1,10 +1,13 @@
-"""Other libraries, kept from talking over what we say to the user."""
+"""Other libraries, kept from talking over what we say to the user, and from guessing what is missing."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from stable_audio_tools.errors import CheckpointError
 
 
 @contextmanager
@@ -31,3 +34,33 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+def load_pretrained(
+    name: str, kind: str, model: type[Any], *parts: type[Any], advice: str
+) -> tuple[Any, ...]:
+    """A model in the Hugging Face format, whole, and the ``parts`` that lie beside it (tokenizer, extractor).
+
+    Args:
+        name: a folder, or a name on the hub.
+        kind: what messages call the model.
+        model, parts: classes with ``from_pretrained``.
+        advice: what to give instead, for the message.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or weights are missing: transformers would go on with random
+            numbers in their place.
+    """
+    try:
+        with quiet_transformers():
+            loaded, report = model.from_pretrained(name, output_loading_info=True)
+            beside = [part.from_pretrained(name) for part in parts]
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{name}: no {kind} model could be loaded ({reason}); give {advice}") from error
+    missing = sorted(set(report["missing_keys"]) & {key for key, _ in loaded.named_parameters()})
+    if missing:
+        raise CheckpointError(
+            f"{name}: is no whole {kind}, {len(missing)} weights are missing, {missing[0]} first"
+        )
+    return loaded, *beside
