@@ -25,7 +25,8 @@ def demo(
     from rich.console import Console
     from rich.table import Table
 
-    from stable_audio_tools.demo.run import DemoSettings, run_demo, summary
+    from stable_audio_tools.demo.result import DemoSettings, summary
+    from stable_audio_tools.demo.run import run_demo
 
     started = time.monotonic()
     result = run_demo(out_dir, dataset, DemoSettings(steps=steps, clips=clips, seed=seed), device)

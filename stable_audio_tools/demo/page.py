@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from stable_audio_tools.audio.files import read_audio
 from stable_audio_tools.audio.plots import lines_png, spectrogram_png
+from stable_audio_tools.demo.result import DemoResult, loss_curve, planted_found, summary
 from stable_audio_tools.errors import AudioError
 from stable_audio_tools.report.page import Card, Page, cards, image, player, table, text
-
-if TYPE_CHECKING:
-    from stable_audio_tools.demo.run import DemoResult
 
 _TOP = 3
 _CAVEAT = (
@@ -30,8 +27,6 @@ _ARTISTS = (
 
 def write_page(result: DemoResult) -> Path:
     """Write ``index.html`` into the demo's folder."""
-    from stable_audio_tools.demo.run import summary
-
     page = Page("What shaped these clips?", "Generated clips, and the training tracks that shaped them most.")
     rows = [[stage, outcome, f"{seconds:.0f} s"] for stage, outcome, seconds in summary(result)]
     page.section("In short", table(["stage", "result", "time"], rows))
@@ -115,8 +110,6 @@ def _control(result: DemoResult) -> list[Markup]:
 
 
 def _duplicates(result: DemoResult) -> list[Markup]:
-    from stable_audio_tools.demo.run import planted_found
-
     groups = [[group[0], ", ".join(group[1:])] for group in result.dedup["groups"]]
     blocks = [text("Found by DAC code histograms, confirmed by aligning the recordings in time.")]
     if groups:
@@ -133,8 +126,6 @@ def _duplicates(result: DemoResult) -> list[Markup]:
 
 
 def _training(result: DemoResult) -> list[Markup]:
-    from stable_audio_tools.demo.run import loss_curve
-
     curve = loss_curve(result)
     if len(curve["loss"]) < 2:
         return [text(f"Fine-tuned for {result.settings.steps} steps.")]

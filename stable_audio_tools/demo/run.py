@@ -6,18 +6,18 @@ a demo that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.data.index import TrackIndex
-from stable_audio_tools.data.jamendo import JamendoFolder
 from stable_audio_tools.demo.assets import asset, write_starting_point
-from stable_audio_tools.demo.catalogue import CatalogueSettings, write_catalogue
+from stable_audio_tools.demo.catalogue import write_catalogue
+from stable_audio_tools.demo.page import write_page
+from stable_audio_tools.demo.result import DemoResult, DemoSettings, read_rows
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import hash_json, write_json, write_text
 from stable_audio_tools.runtime.progress import say
@@ -25,50 +25,6 @@ from stable_audio_tools.runtime.seeds import derive_seed
 from stable_audio_tools.schema.reader import parse_dataset_config, read_json
 
 TABLES = ("raw_30s.tsv", "raw.meta.tsv")
-METADATA_MODULE = (
-    Path(__file__).parents[1] / "configs" / "dataset_configs" / "custom_metadata" / "custom_md_fma.py"
-)
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """How much to do. ``clips`` prompts are taken from the catalogue, each by another artist."""
-
-    catalogue: CatalogueSettings = field(default_factory=CatalogueSettings)
-    steps: int = 160
-    batch_size: int = 4
-    clips: int = 6
-    sampler_steps: int = 40
-    cfg_scale: float = 4.0
-    seed: int = 42
-
-
-@dataclass
-class DemoResult:
-    """What the stages found, for the table and the page. Paths are those of the files they left."""
-
-    folder: Path
-    settings: DemoSettings
-    catalogue: Path
-    own_dataset: bool
-    seconds: dict[str, float] = field(default_factory=dict)
-    dedup: dict[str, Any] = field(default_factory=dict)
-    planted: list[dict[str, str]] = field(default_factory=list)
-    run_folder: Path = Path()
-    checkpoint: Path = Path()
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    clips: list[Path] = field(default_factory=list)
-    ranking: list[dict[str, str]] = field(default_factory=list)
-    artists: list[dict[str, str]] = field(default_factory=list)
-    control: list[dict[str, str]] = field(default_factory=list)
-    control_track: str = ""
-    scores: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def audio(self) -> Path:
-        """The catalogue's recordings."""
-        inner = self.catalogue / "audio"
-        return inner if inner.is_dir() else self.catalogue
 
 
 def run_demo(
@@ -105,8 +61,6 @@ def run_demo(
         started = time.monotonic()
         stage(result, device)
         result.seconds[name] = time.monotonic() - started
-    from stable_audio_tools.demo.page import write_page
-
     say(f"\n[{len(stages) + 1}/{len(stages) + 1}] page")
     write_page(result)
     return result
@@ -140,30 +94,13 @@ def _catalogue(result: DemoResult, device: str | None) -> None:
     if not result.own_dataset:
         write_catalogue(result.catalogue, result.settings.catalogue)
         result.planted = read_json(result.catalogue / "planted.json")
-    write_json(result.folder / "dataset.json", dataset_config(result))
-
-
-def dataset_config(result: DemoResult) -> dict[str, Any]:
-    """The training set: the catalogue without what dedup excludes."""
-    return {
-        "dataset_type": "audio_dir",
-        "datasets": [
-            {
-                "id": "catalogue",
-                "path": str(result.audio.resolve()),
-                "custom_metadata_module": str(METADATA_MODULE),
-            }
-        ],
-        "exclude_paths_file": str((result.folder / "dedup" / "exclude_paths.txt").resolve()),
-        "random_crop": True,
-        "on_error": "skip" if result.own_dataset else "raise",
-    }
+    write_json(result.folder / "dataset.json", result.dataset_config())
 
 
 def _dedup(result: DemoResult, device: str | None) -> None:
     from stable_audio_tools.dedup.run import run_dedup
 
-    config = parse_dataset_config(dataset_config(result))
+    config = parse_dataset_config(result.dataset_config())
     output = result.folder / "dedup"
     run_dedup(
         TrackIndex.from_config(config, apply_excludes=False),
@@ -241,17 +178,10 @@ def _generate(result: DemoResult, device: str | None) -> None:
     )
 
 
-def _training_set(result: DemoResult) -> list[tuple[str, dict[str, Any]]]:
-    """Path and metadata of every training track, in the order of the index."""
-    index = TrackIndex.from_config(parse_dataset_config(dataset_config(result)))
-    tables = JamendoFolder()
-    return [(str(track.path), tables.metadata(track.path)) for track in index]
-
-
 def _prompts(result: DemoResult) -> list[dict[str, Any]]:
     """One track of each of several artists, chosen by the seed; its prompt is what we ask the model for."""
     by_artist: dict[str, list[dict[str, Any]]] = {}
-    for _, metadata in _training_set(result):
+    for _, metadata in result.training_set:
         by_artist.setdefault(str(metadata["artist"]), []).append(metadata)
     names = sorted(by_artist, key=lambda name: derive_seed("demo artist", result.settings.seed, name))
     chosen = []
@@ -272,16 +202,16 @@ def _attribute(result: DemoResult, device: str | None) -> None:
     tables = run_attribution(
         files, result.folder / "dataset.json", result.folder / "generated", output, **common
     )
-    result.ranking, result.artists = _rows(tables.ranking), _rows(tables.artists)
+    result.ranking, result.artists = read_rows(tables.ranking), read_rows(tables.artists)
     control = _write_control(result)
     extract(files, output / "control_features", queries=control, **common)
     tables = score_stores(output / "train_features", output / "control_features", output / "control")
-    result.control = _rows(tables.ranking)
+    result.control = read_rows(tables.ranking)
 
 
 def _write_control(result: DemoResult) -> Path:
     """A folder with a copy of one training track under another name, and its prompt in ``prompts.csv``."""
-    tracks = _training_set(result)
+    tracks = result.training_set
     source, metadata = tracks[derive_seed("demo control", result.settings.seed) % len(tracks)]
     result.control_track = source
     folder = result.folder / "control"
@@ -313,59 +243,3 @@ def _evaluate(result: DemoResult, device: str | None) -> None:
         device=device,
         output_path=result.folder / "evaluation" / "scores.json",
     )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def summary(result: DemoResult) -> list[tuple[str, str, float]]:
-    """Stage, what came out, and its seconds: the short table at the end."""
-    dedup, scores = result.dedup, result.scores
-    found = f"{len(dedup['groups'])} groups, {len(dedup['excluded'])} tracks left out"
-    if result.planted:
-        found += f"; {planted_found(result)} of {len(result.planted)} planted copies found"
-    first = [row for row in result.ranking if row["rank"] == "1"]
-    right = sum(row["artist"] == asked["artist"] for row, asked in zip(first, result.asked, strict=True))
-    chance = expected_by_chance(result)
-    control = result.control[0]["path"] == result.control_track
-    lines = {
-        "catalogue": f"{dedup['tracks']} tracks",
-        "dedup": found,
-        "train": f"{result.settings.steps} steps, loss {_last_loss(result)}",
-        "generate": f"{len(result.clips)} clips",
-        "attribute": f"first track is by the prompt's artist in {right} of {len(first)} clips"
-        f" (chance {chance:.1f}); control {'found itself' if control else 'did not find itself'}",
-        "evaluate": f"CLAP-FAD {_figure(scores['fad'])}, alignment {_figure(scores['alignment'])}"
-        f" (other prompts {_figure(scores['alignment_mismatched'])})",
-    }
-    return [(name, lines[name], seconds) for name, seconds in result.seconds.items()]
-
-
-def planted_found(result: DemoResult) -> int:
-    """How many planted copies dedup put into one group with their originals."""
-    groups = [set(group) for group in result.dedup["groups"]]
-    pairs = [{f"catalogue/{row['original']}", f"catalogue/{row['duplicate']}"} for row in result.planted]
-    return sum(any(pair <= group for group in groups) for pair in pairs)
-
-
-def expected_by_chance(result: DemoResult) -> float:
-    """How often a track drawn at random is by the artist of the clip's prompt, summed over clips."""
-    by_artist = [str(metadata["artist"]) for _, metadata in _training_set(result)]
-    return sum(by_artist.count(asked["artist"]) / len(by_artist) for asked in result.asked)
-
-
-def loss_curve(result: DemoResult) -> dict[str, list[float]]:
-    """Columns ``step`` and ``loss`` of the run's metrics."""
-    rows = [row for row in _rows(result.run_folder / "metrics.csv") if row.get("train/loss")]
-    return {"step": [float(row["step"]) for row in rows], "loss": [float(row["train/loss"]) for row in rows]}
-
-
-def _last_loss(result: DemoResult) -> str:
-    curve = loss_curve(result)["loss"]
-    return f"{curve[-1]:.3f}" if curve else "not logged"
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"

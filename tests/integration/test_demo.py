@@ -11,7 +11,8 @@ import pytest
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.data.sidecars import read_sidecar
 from stable_audio_tools.demo.catalogue import CatalogueSettings
-from stable_audio_tools.demo.run import DemoResult, DemoSettings, planted_found, run_demo, summary
+from stable_audio_tools.demo.result import DemoResult, DemoSettings, planted_found, summary
+from stable_audio_tools.demo.run import run_demo
 from stable_audio_tools.errors import DataError
 
 SETTINGS = DemoSettings(
