@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,10 +13,10 @@ from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
 from stable_audio_tools.models.dit import DiffusionTransformer
-from stable_audio_tools.models.pretransforms import AutoencoderPretransform
-from stable_audio_tools.schema.autoencoder import AutoencoderPretransformConfig
-from stable_audio_tools.schema.built import not_built
+from stable_audio_tools.models.pretransforms.registry import create_pretransform
+from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.model import ConditionedDiT, DiffusionCondModelConfig
+from stable_audio_tools.schema.networks import DiTConfig
 
 Conditions: TypeAlias = "Mapping[str, Condition | Sequence[Tensor | None]]"
 """By id: embeddings ``(B, S, D)`` (or ``(B, D)`` for one token) and their mask ``(B, S)`` or None."""
@@ -25,9 +25,9 @@ Conditions: TypeAlias = "Mapping[str, Condition | Sequence[Tensor | None]]"
 class DiTWrapper(nn.Module):
     """The transformer under the public key ``model``, with conditioning by the public argument names."""
 
-    def __init__(self, model: DiffusionTransformer) -> None:
+    def __init__(self, config: DiTConfig, objective: str = "v") -> None:
         super().__init__()
-        self.model = model
+        self.model = DiffusionTransformer(config, objective)
 
     def forward(
         self,
@@ -65,6 +65,10 @@ class DiTWrapper(nn.Module):
         )
 
 
+NETWORKS: dict[type[Config], Callable[[Any, str], nn.Module]] = {ConditionedDiT: DiTWrapper}
+"""By the class of the ``diffusion`` block: what makes a network of its ``config`` and its objective."""
+
+
 class ConditionedDiffusionModelWrapper(nn.Module):
     """A conditional diffusion model over latents, or over audio where there is no pretransform.
 
@@ -81,15 +85,11 @@ class ConditionedDiffusionModelWrapper(nn.Module):
     def __init__(self, config: DiffusionCondModelConfig) -> None:
         super().__init__()
         diffusion, pretransform = config.model.diffusion, config.model.pretransform
-        if not isinstance(diffusion, ConditionedDiT):
-            raise not_built(diffusion, [ConditionedDiT], "model.diffusion")
-        if pretransform is not None and not isinstance(pretransform, AutoencoderPretransformConfig):
-            raise not_built(pretransform, [AutoencoderPretransformConfig], "model.pretransform")
         self.config = config
-        self.model = DiTWrapper(DiffusionTransformer(diffusion.config, diffusion.diffusion_objective))
+        self.model = NETWORKS[type(diffusion)](diffusion.config, diffusion.diffusion_objective)
         self.conditioner = MultiConditioner(config.model.conditioning)
         self.pretransform = (
-            AutoencoderPretransform(pretransform, config.sample_rate) if pretransform else None
+            None if pretransform is None else create_pretransform(pretransform, config.sample_rate)
         )
         self.io_channels = config.model.io_channels
         self.sample_rate = config.sample_rate
@@ -101,7 +101,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         self.input_concat_ids = diffusion.input_concat_ids
         self.prepend_cond_ids = diffusion.prepend_cond_ids
         ratio = self.pretransform.downsampling_ratio if self.pretransform is not None else 1
-        self.min_input_length = config.model.min_input_length or ratio * diffusion.config.patch_size
+        self.min_input_length = config.model.min_input_length or ratio * _frames_per_token(diffusion.config)
 
     def get_conditioning_inputs(
         self, conditioning_tensors: Conditions, negative: bool = False
@@ -157,6 +157,11 @@ class ConditionedDiffusionModelWrapper(nn.Module):
     def _channels(self, tensors: Conditions, ids: Sequence[str], dim: int) -> Tensor | None:
         """The tensors of all ``ids`` joined along ``dim``; None without ids."""
         return torch.cat([_get(tensors, key)[0] for key in ids], dim=dim) if ids else None
+
+
+def _frames_per_token(config: Config) -> int:
+    """What the length of ``x`` must be a multiple of."""
+    return config.patch_size if isinstance(config, DiTConfig) else 1
 
 
 def _get(tensors: Conditions, key: str) -> tuple[Tensor, Tensor | None]:

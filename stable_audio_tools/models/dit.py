@@ -17,7 +17,6 @@ from stable_audio_tools.diffusion.objectives import get_objective
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.nn.embeddings import FourierFeatures
 from stable_audio_tools.nn.transformer import ContinuousTransformer
-from stable_audio_tools.schema.built import only
 from stable_audio_tools.schema.networks import DiTConfig
 
 TIMESTEP_FEATURES = 256
@@ -37,7 +36,6 @@ class DiffusionTransformer(nn.Module):
 
     def __init__(self, config: DiTConfig, objective: str = "v") -> None:
         super().__init__()
-        only(config, "transformer_type", "continuous_transformer", "model.diffusion.config")
         self.config = config
         self.objective = get_objective(objective)
         dim = config.embed_dim

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from stable_audio_tools.models.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.schema.base import Config
-from stable_audio_tools.schema.built import builder
 from stable_audio_tools.schema.model import AutoencoderModelConfig, DiffusionCondModelConfig, ModelConfig
 from stable_audio_tools.schema.reader import parse_model_config, read_model_config
 
@@ -35,11 +34,10 @@ def create_model_from_config(config: dict[str, Any] | ModelConfig) -> Any:
         config: the JSON value of a model config, or the config object made of it.
 
     Raises:
-        ConfigError: the config has a mistake, or a type that can be read but not built; the message starts
-            with its path.
+        ConfigError: the config has a mistake; the message starts with its path.
     """
     parsed = config if isinstance(config, Config) else parse_model_config(config)
-    return builder(MODELS, parsed, "", "model_type")(parsed)
+    return MODELS[type(parsed)](parsed)
 
 
 def create_model_from_config_path(path: str | Path) -> Any:

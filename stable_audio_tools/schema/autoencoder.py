@@ -88,24 +88,6 @@ class WaveletPretransformConfig(Config):
         return self.config.channels * 2**self.config.levels
 
 
-class PQMFConfig(Config):
-    """A bank of pseudo-quadrature mirror filters (Nguyen 1994)."""
-
-    attenuation: float = 100
-    num_bands: int = Field(16, ge=1)
-
-
-class PQMFPretransformConfig(Config):
-    type: Literal["pqmf"]
-    config: PQMFConfig = PQMFConfig()
-    enable_grad: bool = False
-
-    @property
-    def channels(self) -> int | None:
-        """Not told: it depends on the audio channels."""
-        return None
-
-
 class PatchedConfig(Config):
     """Runs of ``patch_size`` samples folded into channels."""
 
@@ -167,7 +149,6 @@ class AudiocraftPretransformConfig(Config):
 PretransformConfig = Annotated[
     AutoencoderPretransformConfig
     | WaveletPretransformConfig
-    | PQMFPretransformConfig
     | PatchedPretransformConfig
     | PretrainedDACPretransformConfig
     | AudiocraftPretransformConfig,

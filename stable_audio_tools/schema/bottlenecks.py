@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ from stable_audio_tools.schema.base import Config
 
 class NoConfig(Config):
     """A block without options."""
+
+
+class VAEConfig(Config):
+    """It has no options."""
 
 
 class TanhConfig(Config):
@@ -107,7 +111,7 @@ class VAEBottleneck(_Bottleneck):
     """Gaussian latents: softplus scale, KL to the standard normal (Kingma and Welling 2013)."""
 
     type: Literal["vae"]
-    config: dict[str, Any] = {}
+    config: VAEConfig = VAEConfig()
 
 
 class TanhBottleneck(_Bottleneck):
@@ -133,16 +137,12 @@ class SoftNormBottleneck(_Bottleneck):
 
 
 class RVQBottleneck(_Bottleneck):
-    """``rvq_vae`` samples as ``vae`` does before it quantises."""
-
-    type: Literal["rvq", "rvq_vae"]
+    type: Literal["rvq"]
     config: ResidualVQConfig = ResidualVQConfig()
 
 
 class DACRVQBottleneck(_Bottleneck):
-    """``dac_rvq_vae`` samples as ``vae`` does before it quantises."""
-
-    type: Literal["dac_rvq", "dac_rvq_vae"]
+    type: Literal["dac_rvq"]
     config: DACResidualVQConfig = DACResidualVQConfig()
 
 

@@ -65,17 +65,6 @@ class T5GemmaConfig(_ConditionerConfig):
     padding_mode: PaddingMode = "zero"
 
 
-class CausalLMConfig(_ConditionerConfig):
-    """The features of a causal language model by Hugging Face name or local folder."""
-
-    model_name: str
-    max_length: int = Field(128, ge=1)
-    enable_grad: bool = False
-    project_out: bool = False
-    learned_scale: bool = False
-    padding_mode: PaddingMode = "zero"
-
-
 class CLAPAudioConfig(_ConditionerConfig):
     """The audio branch of a CLAP checkpoint (Wu et al. 2023)."""
 
@@ -91,32 +80,6 @@ class CLAPTextConfig(CLAPAudioConfig):
 
     use_text_features: bool = False
     feature_layer_ix: int = -1
-
-
-class SATCLAPTextConfig(_ConditionerConfig):
-    """The text branch of a CLAP model trained with the public code."""
-
-    ckpt_path: str | None = None
-    use_text_features: bool = False
-    feature_layer_ix: int = -1
-    use_model_pretransform: bool = False
-    project_out: bool = False
-
-
-class SATCLAPAudioConfig(_ConditionerConfig):
-    """The audio branch of a CLAP model trained with the public code."""
-
-    ckpt_path: str | None = None
-    sample_rate: int = Field(ge=1)
-    use_model_pretransform: bool = False
-    project_out: bool = False
-
-
-class PhonemeConfig(_ConditionerConfig):
-    """English text as phonemes, one embedding each."""
-
-    max_length: int = Field(1024, ge=1)
-    project_out: bool = False
 
 
 class LUTConfig(_ConditionerConfig):
@@ -138,15 +101,6 @@ class PretransformConditionerConfig(_ConditionerConfig):
     pretransform_ckpt_path: str | None = None
     save_pretransform: bool = False
     project_out: bool = False
-
-
-class SourceMixConfig(PretransformConditionerConfig):
-    """The projected latents of several recordings, summed."""
-
-    source_keys: list[str] = Field(min_length=1)
-    pre_encoded: bool = False
-    allow_null_source: bool = False
-    source_length: int | None = Field(None, ge=1)
 
 
 class T5Conditioner(Config):
@@ -179,12 +133,6 @@ class T5GemmaConditioner(Config):
     config: T5GemmaConfig = T5GemmaConfig()
 
 
-class CausalLMConditioner(Config):
-    id: str
-    type: Literal["causal_lm"]
-    config: CausalLMConfig
-
-
 class CLAPTextConditioner(Config):
     id: str
     type: Literal["clap_text"]
@@ -195,24 +143,6 @@ class CLAPAudioConditioner(Config):
     id: str
     type: Literal["clap_audio"]
     config: CLAPAudioConfig
-
-
-class SATCLAPTextConditioner(Config):
-    id: str
-    type: Literal["sat_clap_text"]
-    config: SATCLAPTextConfig = SATCLAPTextConfig()
-
-
-class SATCLAPAudioConditioner(Config):
-    id: str
-    type: Literal["sat_clap_audio"]
-    config: SATCLAPAudioConfig
-
-
-class PhonemeConditioner(Config):
-    id: str
-    type: Literal["phoneme"]
-    config: PhonemeConfig = PhonemeConfig()
 
 
 class LUTConditioner(Config):
@@ -227,27 +157,16 @@ class PretransformConditioner(Config):
     config: PretransformConditionerConfig
 
 
-class SourceMixConditioner(Config):
-    id: str
-    type: Literal["source_mix"]
-    config: SourceMixConfig
-
-
 ConditionerConfig = Annotated[
     T5Conditioner
     | NumberConditioner
     | IntConditioner
     | ListConditioner
     | T5GemmaConditioner
-    | CausalLMConditioner
     | CLAPTextConditioner
     | CLAPAudioConditioner
-    | SATCLAPTextConditioner
-    | SATCLAPAudioConditioner
-    | PhonemeConditioner
     | LUTConditioner
-    | PretransformConditioner
-    | SourceMixConditioner,
+    | PretransformConditioner,
     Field(discriminator="type"),
 ]
 

@@ -23,7 +23,8 @@ class OobleckConfig(Config):
     strides: list[int] = [2, 4, 8, 8]
     latent_dim: int = Field(ge=1)
     use_snake: bool = False
-    antialias_activation: bool = False
+    antialias_activation: Literal[False] = False
+    """True is left out: no public checkpoint was trained with it."""
     use_nearest_upsample: bool = False
     final_tanh: bool = True
 
@@ -147,45 +148,6 @@ class TAAEConfig(Config):
         return math.prod(self.strides)
 
 
-class _LocalAttentionConfig(Config):
-    """A transformer with windowed attention, one stage per ratio."""
-
-    in_channels: int = Field(ge=1)
-    out_channels: int = Field(ge=1)
-    embed_dims: list[int]
-    heads: list[int] = [12, 12, 12, 12]
-    depths: list[int] = [3, 3, 3, 3]
-    ratios: list[int] = [2, 2, 2, 2]
-    local_attn_window_size: int = Field(64, ge=1)
-
-    @property
-    def ratio(self) -> int:
-        """Audio samples per latent."""
-        return math.prod(self.ratios)
-
-
-class LocalAttentionEncoderConfig(_LocalAttentionConfig):
-    """Windowed attention that shortens the sequence, widening it."""
-
-    embed_dims: list[int] = [96, 192, 384, 768]
-
-    @property
-    def latent_dim(self) -> int:
-        """Channels on the latent side."""
-        return self.out_channels
-
-
-class LocalAttentionDecoderConfig(_LocalAttentionConfig):
-    """Windowed attention that lengthens the sequence, narrowing it."""
-
-    embed_dims: list[int] = [768, 384, 192, 96]
-
-    @property
-    def latent_dim(self) -> int:
-        """Channels on the latent side."""
-        return self.in_channels
-
-
 class _Encoder(Config):
     requires_grad: bool = True
 
@@ -216,11 +178,6 @@ class TAAEEncoder(_Encoder):
     config: TAAEConfig
 
 
-class LocalAttentionEncoder(_Encoder):
-    type: Literal["local_attn"]
-    config: LocalAttentionEncoderConfig
-
-
 class OobleckDecoder(_Decoder):
     type: Literal["oobleck"]
     config: OobleckConfig
@@ -241,16 +198,11 @@ class TAAEDecoder(_Decoder):
     config: TAAEConfig
 
 
-class LocalAttentionDecoder(_Decoder):
-    type: Literal["local_attn"]
-    config: LocalAttentionDecoderConfig
-
-
 EncoderConfig = Annotated[
-    OobleckEncoder | DACEncoder | SEANetEncoder | TAAEEncoder | LocalAttentionEncoder,
+    OobleckEncoder | DACEncoder | SEANetEncoder | TAAEEncoder,
     Field(discriminator="type"),
 ]
 DecoderConfig = Annotated[
-    OobleckDecoder | DACDecoder | SEANetDecoder | TAAEDecoder | LocalAttentionDecoder,
+    OobleckDecoder | DACDecoder | SEANetDecoder | TAAEDecoder,
     Field(discriminator="type"),
 ]

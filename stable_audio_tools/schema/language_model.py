@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -34,7 +34,11 @@ class TransformerBackboneConfig(Config):
     norm_kwargs: NormConfig = NormConfig()
 
 
-class _LanguageModel(Config):
+class TransformerLanguageModel(Config):
+    """The network, and how its tokens and its conditioning are laid out."""
+
+    type: Literal["continuous_transformer"]
+    config: TransformerBackboneConfig
     codebook_pattern: Literal["parallel", "delay", "unroll", "valle", "musiclm"] = "delay"
     """How the tokens of one frame are spread over steps (Copet et al. 2023)."""
     cross_attention_cond_ids: list[str] = []
@@ -42,21 +46,9 @@ class _LanguageModel(Config):
     global_cond_ids: list[str] = []
 
 
-class TransformerLanguageModel(_LanguageModel):
-    type: Literal["continuous_transformer"]
-    config: TransformerBackboneConfig
-
-
-class LibraryLanguageModel(_LanguageModel):
-    """A network of another library; ``config`` are that library's own arguments."""
-
-    type: Literal["x-transformers", "mamba"]
-    config: dict[str, Any]
-
-
 class LanguageModelConfig(Config):
     """Tokens, what they are conditioned on, and the network that continues them."""
 
     pretransform: PretransformConfig
     conditioning: ConditioningConfig | None = None
-    lm: Annotated[TransformerLanguageModel | LibraryLanguageModel, Field(discriminator="type")]
+    lm: TransformerLanguageModel

@@ -21,7 +21,7 @@ from stable_audio_tools.schema.training import (
     LoraConfig,
     UncondTrainingConfig,
 )
-from stable_audio_tools.schema.unets import ADPConfig, ADPGuidedConfig, DAU1dConfig
+from stable_audio_tools.schema.unets import DAU1dConfig
 
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
 
@@ -60,19 +60,7 @@ class ConditionedDAU1d(_ConditionedDiffusion):
     config: DAU1dConfig
 
 
-class ConditionedADP(_ConditionedDiffusion):
-    type: Literal["adp_1d"]
-    config: ADPConfig
-
-
-class GuidedADP(_ConditionedDiffusion):
-    type: Literal["adp_cfg_1d"]
-    config: ADPGuidedConfig
-
-
-ConditionedDiffusionConfig = Annotated[
-    ConditionedDiT | ConditionedDAU1d | ConditionedADP | GuidedADP, Field(discriminator="type")
-]
+ConditionedDiffusionConfig = Annotated[ConditionedDiT | ConditionedDAU1d, Field(discriminator="type")]
 
 
 class DiffusionCondConfig(Config):
@@ -121,16 +109,6 @@ class UncondDAU1d(_UncondDiffusion):
         return self
 
 
-class UncondADP(_UncondDiffusion):
-    type: Literal["adp_uncond_1d"]
-    config: ADPConfig
-
-    @model_validator(mode="after")
-    def _channels_fit(self) -> UncondADP:
-        _check_latents(self.config.io_channels, "config.in_channels", self.pretransform)
-        return self
-
-
 class DecodingDiT(Config):
     type: Literal["dit"]
     config: DiTConfig
@@ -141,11 +119,6 @@ class DecodingDAU1d(Config):
     config: DAU1dConfig
 
 
-class DecodingADP(Config):
-    type: Literal["adp_1d"]
-    config: ADPConfig
-
-
 class DiffusionAutoencoderConfig(Config):
     """An autoencoder whose decoder ends in a diffusion network (Preechakul et al. 2021)."""
 
@@ -153,7 +126,7 @@ class DiffusionAutoencoderConfig(Config):
     decoder: DecoderConfig | None = None
     bottleneck: BottleneckConfig | None = None
     pretransform: PretransformConfig | None = None
-    diffusion: Annotated[DecodingDiT | DecodingDAU1d | DecodingADP, Field(discriminator="type")]
+    diffusion: Annotated[DecodingDiT | DecodingDAU1d, Field(discriminator="type")]
     latent_dim: int = Field(ge=1)
     downsampling_ratio: int = Field(ge=1)
     io_channels: int = Field(ge=1)
@@ -201,7 +174,7 @@ class DiffusionUncondModelConfig(_Top):
     """A model that makes audio from noise alone."""
 
     model_type: Literal["diffusion_uncond"]
-    model: Annotated[UncondDiT | UncondDAU1d | UncondADP, Field(discriminator="type")]
+    model: Annotated[UncondDiT | UncondDAU1d, Field(discriminator="type")]
     training: UncondTrainingConfig | None = None
 
 

@@ -55,7 +55,7 @@ class DiTConfig(Config):
     project_global_cond: bool = True
     input_concat_dim: int = Field(0, ge=0)
     prepend_cond_dim: int = Field(0, ge=0)
-    transformer_type: Literal["continuous_transformer", "x-transformers"] = "continuous_transformer"
+    transformer_type: Literal["continuous_transformer"] = "continuous_transformer"
     global_cond_type: Literal["prepend", "adaLN"] = "prepend"
     timestep_cond_type: Literal["global", "input_concat"] = "global"
     timestep_embed_dim: int | None = None

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.schema.base import nearest
 from stable_audio_tools.schema.dataset import DatasetConfig
+from stable_audio_tools.schema.left_out import LEFT_OUT
 from stable_audio_tools.schema.model import ModelConfig
 
 T = TypeVar("T")
@@ -107,20 +108,29 @@ def _first_problem(error: ValidationError, value: Any, source: str) -> str:
     if first["type"] == "union_tag_invalid":
         tag_key = str(context["discriminator"]).strip("'")
         found, known = str(context["tag"]), str(context["expected_tags"]).replace("'", "").split(", ")
-        guess = nearest(found, known)
-        hint = f"did you mean {guess!r}? " if guess else ""
-        where, what = _join(where, tag_key), f"unknown type {found!r}; {hint}known: {', '.join(known)}"
+        where, what = _join(where, tag_key), _unknown_type(found, known)
     elif first["type"] == "union_tag_not_found":
         where, what = _join(where, str(context["discriminator"]).strip("'")), "missing"
     elif first["type"] == "missing":
         what = "missing"
     elif first["type"] in ("unknown_key", "value_error"):
         what = first["msg"].removeprefix("Value error, ")
+    elif first["type"] == "literal_error" and str(first["input"]) in LEFT_OUT:
+        what = _unknown_type(str(first["input"]), str(context["expected"]).replace("'", "").split(", "))
     else:
         found = json.dumps(first.get("input"), default=str)
         what = f"{first['msg']}, found {found if len(found) < 80 else found[:77] + '...'}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{source}: {where or 'top level'}: {what}{more}"
+
+
+def _unknown_type(found: str, known: list[str]) -> str:
+    listed = f"known: {', '.join(known)}"
+    if found in LEFT_OUT:
+        return f"{found!r} is left out on purpose: {LEFT_OUT[found]}; {listed}"
+    guess = nearest(found, known)
+    hint = f"did you mean {guess!r}? " if guess else ""
+    return f"unknown type {found!r}; {hint}{listed}"
 
 
 def _json_path(location: tuple[int | str, ...], value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,7 @@ from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
 from stable_audio_tools.errors import TrainingError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
-from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper, DiTWrapper
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.training.ema import EMA
@@ -77,13 +77,9 @@ class DiffusionCondTrainer(pl.LightningModule):
         self.strict_loading = not lora
 
     @property
-    def averaged_network(self) -> DiTWrapper:
+    def averaged_network(self) -> nn.Module:
         """The network that is exported and sampled from: the average where there is one."""
-        return (
-            self.diffusion.model
-            if self.diffusion_ema is None
-            else cast(DiTWrapper, self.diffusion_ema.ema_model)
-        )
+        return self.diffusion.model if self.diffusion_ema is None else self.diffusion_ema.ema_model
 
     @contextmanager
     def averaged(self) -> Iterator[ConditionedDiffusionModelWrapper]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stable_audio_tools.models.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.factory import create_model_from_config
 
 CASE = Path(__file__).parents[2] / "../shared/parity/oobleck_vae"

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import UsageError
-from stable_audio_tools.models.autoencoder import AudioAutoencoder
-from stable_audio_tools.models.bottlenecks import VAEBottleneck, draw_noise
-from stable_audio_tools.models.chunking import apply_in_chunks
-from stable_audio_tools.models.pretransforms import AutoencoderPretransform
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.chunking import apply_in_chunks
+from stable_audio_tools.models.bottlenecks.base import draw_noise
+from stable_audio_tools.models.bottlenecks.vae import VAEBottleneck
+from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.schema.autoencoder import AutoencoderConfig, AutoencoderPretransformConfig
+from stable_audio_tools.schema.bottlenecks import VAEConfig
 
 RATIO = 16
 
@@ -193,7 +195,7 @@ def test_a_generator_leaves_the_global_one_alone(model: AudioAutoencoder) -> Non
 
 def test_info_has_the_posterior_and_its_divergence() -> None:
     raw = noise(2, 6, 5)
-    latents, info = VAEBottleneck().encode(raw, seeded())
+    latents, info = VAEBottleneck(VAEConfig()).encode(raw, seeded())
     torch.testing.assert_close(info["mean"], raw[:, :3])
     torch.testing.assert_close(latents, info["mean"] + info["stdev"] * draw_noise(latents, seeded()))
     posterior = torch.distributions.Normal(info["mean"], info["stdev"])

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from stable_audio_tools.nn.activations import SnakeBeta
 from stable_audio_tools.nn.convs import WNConv1d, WNConvTranspose1d
-from stable_audio_tools.schema.built import only
 from stable_audio_tools.schema.encoders import OobleckConfig
 
 DILATIONS = (1, 3, 9)
@@ -88,7 +87,6 @@ class OobleckEncoder(nn.Module):
 
     def __init__(self, config: OobleckConfig, in_channels: int = 2) -> None:
         super().__init__()
-        only(config, "antialias_activation", False)
         widths = [config.channels * mult for mult in (1, *config.c_mults)]
         blocks = [
             EncoderBlock(width, wider, stride, config.use_snake)
@@ -110,7 +108,6 @@ class OobleckDecoder(nn.Module):
 
     def __init__(self, config: OobleckConfig, out_channels: int = 2) -> None:
         super().__init__()
-        only(config, "antialias_activation", False)
         widths = [config.channels * mult for mult in (*reversed(config.c_mults), 1)]
         blocks = [
             DecoderBlock(width, narrower, stride, config.use_snake, config.use_nearest_upsample)

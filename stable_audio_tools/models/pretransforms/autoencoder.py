@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stable_audio_tools.models.autoencoder import AudioAutoencoder
-from stable_audio_tools.models.bottlenecks import Generators
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, Generators
+from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.schema.autoencoder import AutoencoderPretransformConfig
 
 
-class AutoencoderPretransform(nn.Module):
+class AutoencoderPretransform(Pretransform):
     """An autoencoder in front of a diffusion model.
 
-    Latents are divided by ``scale`` on the way in and multiplied by it on the way out. Unless ``enable_grad``
-    is set it is frozen and stays in evaluation mode whatever its parent does.
+    Latents are divided by ``scale`` on the way in and multiplied by it on the way out.
 
     ``model_half`` computes in float16 on a GPU; the weights stay float32, so that a checkpoint saved from it
     loses nothing, and on a CPU, where half-precision convolutions are slow, it has no effect. Results are
     float32.
-
-    Attributes:
-        encoded_channels: latent channels.
-        downsampling_ratio: audio samples per latent.
-        io_channels: audio channels.
-        sample_rate: of the audio, in Hz.
     """
 
-    def __init__(
-        self,
-        config: AutoencoderPretransformConfig,
-        sample_rate: int = 44100,
-        where: str = "model.pretransform",
-    ) -> None:
-        super().__init__()
+    def __init__(self, config: AutoencoderPretransformConfig, sample_rate: int = 44100) -> None:
+        model = AudioAutoencoder(config.config, sample_rate)
+        quantizer = model.bottleneck if isinstance(model.bottleneck, DiscreteBottleneck) else None
+        super().__init__(
+            sample_rate=sample_rate,
+            io_channels=model.io_channels,
+            encoded_channels=model.latent_dim,
+            downsampling_ratio=model.downsampling_ratio,
+            enable_grad=config.enable_grad,
+            num_quantizers=quantizer.num_quantizers if quantizer else 0,
+            codebook_size=quantizer.codebook_size if quantizer else 0,
+            scale=config.scale,
+        )
         self.config = config
-        self.scale = config.scale
-        self.enable_grad = config.enable_grad
-        self.model = AudioAutoencoder(config.config, sample_rate, f"{where}.config")
-        self.encoded_channels = self.model.latent_dim
-        self.downsampling_ratio = self.model.downsampling_ratio
-        self.io_channels = self.model.io_channels
-        self.sample_rate = sample_rate
-        if not self.enable_grad:
-            self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> AutoencoderPretransform:
-        """Follow the parent only where the autoencoder is trained with it."""
-        super().train(mode and self.enable_grad)
-        return self
+        self.model = model
+        self.freeze_unless_trained()
 
     def encode(self, audio: Tensor, generator: Generators = None, chunked: bool | None = None) -> Tensor:
         """Latents ``(B, D, ceil(T / ratio))`` of audio ``(B, C, T)``; ``chunked`` overrides the config.
@@ -73,10 +61,6 @@ class AutoencoderPretransform(nn.Module):
             iterate_batch=self.config.iterate_batch,
         )
         return audio.float()
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """:meth:`encode`."""
-        return self.encode(audio)
 
     def _compute_dtype(self, x: Tensor) -> Tensor:
         half = self.config.model_half and x.device.type != "cpu"

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stable_audio_tools.errors import ConfigError, UsageError
-from stable_audio_tools.models.bottlenecks import BOTTLENECKS, Generators
-from stable_audio_tools.models.chunking import apply_in_chunks
-from stable_audio_tools.models.oobleck import OobleckDecoder, OobleckEncoder
+from stable_audio_tools.errors import UsageError
+from stable_audio_tools.models.autoencoders.chunking import apply_in_chunks
+from stable_audio_tools.models.autoencoders.oobleck import OobleckDecoder, OobleckEncoder
+from stable_audio_tools.models.bottlenecks.base import Generators
+from stable_audio_tools.models.bottlenecks.registry import create_bottleneck
 from stable_audio_tools.schema import encoders
 from stable_audio_tools.schema.autoencoder import AutoencoderConfig
 from stable_audio_tools.schema.base import Config
-from stable_audio_tools.schema.built import builder, inside
 
 CHUNK_SIZE = 128
 """Latents per chunk, as in the public code."""
@@ -30,9 +30,6 @@ DECODERS: dict[type[Config], Callable[[Any, int], nn.Module]] = {encoders.Ooblec
 class AudioAutoencoder(nn.Module):
     """Encoder, bottleneck and decoder.
 
-    Args:
-        where: the path of ``config`` in its JSON, for errors.
-
     Attributes:
         config: the config it was built from.
         sample_rate: of the audio, in Hz.
@@ -42,16 +39,8 @@ class AudioAutoencoder(nn.Module):
         min_length: the shortest audio that makes a latent, in samples; shorter audio is padded to it.
     """
 
-    def __init__(self, config: AutoencoderConfig, sample_rate: int = 44100, where: str = "model") -> None:
+    def __init__(self, config: AutoencoderConfig, sample_rate: int = 44100) -> None:
         super().__init__()
-        if config.pretransform is not None:
-            found = config.pretransform.type
-            raise ConfigError(
-                f"{where}.pretransform.type: {found!r} can be read but not built by this version;"
-                " it builds autoencoders without a pretransform"
-            )
-        encoder = builder(ENCODERS, config.encoder, f"{where}.encoder")
-        decoder = builder(DECODERS, config.decoder, f"{where}.decoder")
         self.config = config
         self.sample_rate = sample_rate
         self.io_channels = config.io_channels
@@ -60,13 +49,9 @@ class AudioAutoencoder(nn.Module):
         self.latent_dim = config.latent_dim
         self.downsampling_ratio = config.downsampling_ratio
         self.min_length = config.downsampling_ratio
-        self.bottleneck = None
-        if config.bottleneck is not None:
-            self.bottleneck = builder(BOTTLENECKS, config.bottleneck, f"{where}.bottleneck")()
-        with inside(f"{where}.encoder.config"):
-            self.encoder = encoder(config.encoder.config, self.in_channels)
-        with inside(f"{where}.decoder.config"):
-            self.decoder = decoder(config.decoder.config, self.out_channels)
+        self.bottleneck = None if config.bottleneck is None else create_bottleneck(config.bottleneck)
+        self.encoder = ENCODERS[type(config.encoder)](config.encoder.config, self.in_channels)
+        self.decoder = DECODERS[type(config.decoder)](config.decoder.config, self.out_channels)
         self.encoder.requires_grad_(config.encoder.requires_grad)
         self.decoder.requires_grad_(config.decoder.requires_grad)
 

@@ -1,0 +1,1 @@
+"""Audio to latents and back: encoders, decoders, and the autoencoder they make with a bottleneck."""

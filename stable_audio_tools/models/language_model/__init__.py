@@ -1,0 +1,1 @@
+"""Language models over the tokens of a codec."""

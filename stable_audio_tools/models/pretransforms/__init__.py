@@ -1,0 +1,1 @@
+"""What stands between audio and a model: autoencoders, wavelets, patches, published codecs."""

@@ -1,0 +1,89 @@
+"""What every pretransform has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from stable_audio_tools.errors import UsageError
+from stable_audio_tools.models.bottlenecks.base import Generators
+
+
+class Pretransform(nn.Module):
+    """Audio ``(B, C, T)`` to what a model sees, ``(B, D, L)``, and back.
+
+    Unless ``enable_grad`` is set it is frozen and stays in evaluation mode whatever its parent does.
+
+    Attributes:
+        sample_rate: of the audio, in Hz.
+        io_channels: audio channels, C.
+        encoded_channels: channels of what it makes, D.
+        downsampling_ratio: audio samples per frame of what it makes.
+        enable_grad: whether it is trained with the model behind it.
+        num_quantizers: codes per frame, Q, or 0 where it has none.
+        codebook_size: how many values a code has, or 0.
+        scale: what its own answers were divided by; stored latents are, when they are read.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        io_channels: int,
+        encoded_channels: int,
+        downsampling_ratio: int,
+        enable_grad: bool = False,
+        num_quantizers: int = 0,
+        codebook_size: int = 0,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.io_channels = io_channels
+        self.encoded_channels = encoded_channels
+        self.downsampling_ratio = downsampling_ratio
+        self.enable_grad = enable_grad
+        self.num_quantizers = num_quantizers
+        self.codebook_size = codebook_size
+        self.scale = scale
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether audio can be told in codes."""
+        return self.num_quantizers > 0
+
+    def freeze_unless_trained(self) -> None:
+        """To be called at the end of ``__init__``: no gradients, evaluation mode, unless ``enable_grad``."""
+        if not self.enable_grad:
+            self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Pretransform:
+        """Follow the parent only where this is trained with it."""
+        super().train(mode and self.enable_grad)
+        return self
+
+    def encode(self, audio: Tensor, generator: Generators = None, chunked: bool | None = None) -> Tensor:
+        """``(B, D, ceil(T / ratio))`` of audio ``(B, C, T)``.
+
+        Args:
+            generator: of the noise, where there is any.
+            chunked: overrides the config, where the config has it.
+        """
+        raise TypeError(f"{type(self).__name__} must define encode")
+
+    def decode(self, latents: Tensor, chunked: bool | None = None) -> Tensor:
+        """Audio ``(B, C, L ratio)`` of ``(B, D, L)``."""
+        raise TypeError(f"{type(self).__name__} must define decode")
+
+    def tokenize(self, audio: Tensor) -> Tensor:
+        """Codes ``(B, Q, ceil(T / ratio))``, int64, of audio ``(B, C, T)``."""
+        raise UsageError(f"{type(self).__name__} has no codes; a language model takes one that quantises")
+
+    def decode_tokens(self, codes: Tensor) -> Tensor:
+        """Audio ``(B, C, L ratio)`` of codes ``(B, Q, L)``."""
+        raise UsageError(f"{type(self).__name__} has no codes; a language model takes one that quantises")
+
+    def forward(self, audio: Tensor, **options: Any) -> Tensor:
+        """:meth:`encode`."""
+        return self.encode(audio, **options)
