@@ -15,6 +15,29 @@ _SCALES = [2048, 1024, 512, 256, 128, 64, 32]
 _HOPS = [size // 4 for size in _SCALES]
 
 
+def check_resolutions(*lists: tuple[str, list[int]]) -> None:
+    """Refuse FFT sizes, hops and windows, in this order, that are no spectrogram.
+
+    Raises:
+        ValueError: they are not equally many, not positive, or a window is longer than its FFT.
+    """
+    _check_equally_long(*lists)
+    (sizes_name, sizes), _, (windows_name, windows) = lists
+    for name, values in lists:
+        if any(value < 1 for value in values):
+            raise ValueError(f"{name} must be positive, found {values}")
+    for size, window in zip(sizes, windows, strict=True):
+        if window > size:
+            raise ValueError(f"{windows_name} {window} is longer than its {sizes_name} {size}")
+
+
+def _check_equally_long(*lists: tuple[str, list[int]]) -> None:
+    lengths = [len(values) for _, values in lists]
+    if len(set(lengths)) != 1:
+        names = [name for name, _ in lists]
+        raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must be equally long, found {lengths}")
+
+
 class _SpectralTerms(Config):
     """Which distances of two spectrograms count, and how much."""
 
@@ -262,26 +285,3 @@ class EvaluationMetrics(Config):
     stft: STFTMetricConfig | None = None
     mel: MelMetricConfig | None = None
     sisdr: SISDRConfig | None = None
-
-
-def check_resolutions(*lists: tuple[str, list[int]]) -> None:
-    """Refuse FFT sizes, hops and windows, in this order, that are no spectrogram.
-
-    Raises:
-        ValueError: they are not equally many, not positive, or a window is longer than its FFT.
-    """
-    _check_equally_long(*lists)
-    (sizes_name, sizes), _, (windows_name, windows) = lists
-    for name, values in lists:
-        if any(value < 1 for value in values):
-            raise ValueError(f"{name} must be positive, found {values}")
-    for size, window in zip(sizes, windows, strict=True):
-        if window > size:
-            raise ValueError(f"{windows_name} {window} is longer than its {sizes_name} {size}")
-
-
-def _check_equally_long(*lists: tuple[str, list[int]]) -> None:
-    lengths = [len(values) for _, values in lists]
-    if len(set(lengths)) != 1:
-        names = [name for name, _ in lists]
-        raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must be equally long, found {lengths}")
