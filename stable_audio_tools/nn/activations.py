@@ -1,4 +1,4 @@
-"""Activations of the convolutional autoencoder."""
+"""Periodic activations of the convolutional networks."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ class SnakeBeta(nn.Module):
         frequency = self.alpha.exp()[:, None].to(x.dtype)
         magnitude = (1.0 / (self.beta.exp() + 1e-9))[:, None].to(x.dtype)
         return x + magnitude * torch.sin(x * frequency).square()
+
+
+class Snake1d(nn.Module):
+    """``x + sin^2(alpha x) / alpha`` with a learned ``alpha`` per channel, ``(1, C, 1)`` (Ziyin et al. 2020).
+
+    The activation of the Descript Audio Codec, where ``alpha`` is kept as it is.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frequency = self.alpha.to(x.dtype)
+        magnitude = (self.alpha + 1e-9).reciprocal().to(x.dtype)
+        return x + magnitude * torch.sin(frequency * x).square()
