@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -17,7 +17,13 @@ Info: TypeAlias = dict[str, Tensor]
 
 
 class Bottleneck(nn.Module):
-    """From what an encoder answers to latents, and from latents to what a decoder takes."""
+    """From what an encoder answers to latents, and from latents to what a decoder takes.
+
+    Attributes:
+        frozen: whether running estimates stand still in training too; gradients are stopped apart from it.
+    """
+
+    frozen: bool = False
 
     def encode(self, x: Tensor, generator: Generators = None) -> tuple[Tensor, Info]:
         """Latents ``(B, D, L)`` of encoder outputs ``(B, D', L)``, and what there is to report.
@@ -50,8 +56,35 @@ class DiscreteBottleneck(Bottleneck):
         return info["codes"]
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Latents ``(B, D, L)`` of codes ``(B, Q, L)``, such as :meth:`encode` answers beside the codes."""
+        """Latents ``(B, D, L)`` of codes ``(B, Q, L)``, such as :meth:`encode` answers beside the codes.
+
+        Raises:
+            UsageError: the codes have another shape.
+        """
         raise TypeError(f"{type(self).__name__} must define decode_codes")
+
+    def decode_tokens(self, codes: Tensor, generator: Generators = None) -> Tensor:
+        """What the decoder takes for codes ``(B, Q, L)``; errors as for :meth:`decode_codes`."""
+        return self.decode(self.decode_codes(codes), generator)
+
+    def check_codes(self, codes: Tensor, fewer: bool = False) -> None:
+        """Refuse codes of another shape than ``(B, Q, L)``; ``fewer`` allows the first few of the Q.
+
+        Raises:
+            UsageError: the shape does not fit.
+        """
+        fits = codes.ndim == 3 and (
+            codes.shape[1] == self.num_quantizers or (fewer and 0 < codes.shape[1] < self.num_quantizers)
+        )
+        if not fits:
+            raise UsageError(
+                f"codes must have the shape (batch, {self.num_quantizers}, length), found {tuple(codes.shape)}"
+            )
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is: codes and losses are not worked out in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def draw_noise(like: Tensor, generator: Generators = None) -> Tensor:
@@ -60,21 +93,30 @@ def draw_noise(like: Tensor, generator: Generators = None) -> Tensor:
     With one generator per item, an item's noise does not depend on its neighbours in the batch. Draws are
     made on the device of the generator, so that a CPU generator gives the same noise on every machine.
     """
+    return _draw(torch.randn, like, generator)
+
+
+def draw_uniform(like: Tensor, generator: Generators = None) -> Tensor:
+    """Noise that is uniform in [0, 1), otherwise like :func:`draw_noise`."""
+    return _draw(torch.rand, like, generator)
+
+
+def _draw(sample: Callable[..., Tensor], like: Tensor, generator: Generators) -> Tensor:
     if generator is None:
-        return torch.randn_like(like)
+        return sample(like.shape, device=like.device, dtype=like.dtype)
     if isinstance(generator, torch.Generator):
-        noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
+        noise = sample(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
         return noise.to(like)
     if len(generator) != len(like):
         raise UsageError(
             f"{len(generator)} generators were given for a batch of {len(like)}; give one per item"
         )
-    return torch.stack([draw_noise(item, each) for item, each in zip(like, generator, strict=True)])
+    return torch.stack([_draw(sample, item, each) for item, each in zip(like, generator, strict=True)])
 
 
 def augment_with_noise(latents: Tensor, channels: int, generator: Generators = None) -> Tensor:
     """``latents (B, D, L)`` with ``channels`` of noise behind them, ``(B, D + channels, L)``."""
     if not channels:
         return latents
-    like = latents[:, :1].expand(-1, channels, -1)
+    like = latents.new_empty(latents.shape[0], channels, latents.shape[2])
     return torch.cat([latents, draw_noise(like, generator)], dim=1)

@@ -52,7 +52,7 @@ BOTTLENECKS: dict[str, dict[str, Any]] = {
 PRETRANSFORMS: dict[str, dict[str, Any]] = {
     "wavelet": {"channels": 2, "levels": 2, "wavelet": "bior4.4"},
     "patched": {"channels": 2, "patch_size": 4},
-    "dac_pretrained": {"model_type": "44khz", "model_bitrate": "16kbps", "quantize_on_decode": True},
+    "dac_pretrained": {"model_type": "44khz", "model_bitrate": "8kbps", "quantize_on_decode": True},
     "audiocraft_pretrained": {"model_type": "somewhere/codec", "scale": 2.0},
 }
 CONDITIONERS: dict[str, dict[str, Any]] = {
