@@ -14,9 +14,11 @@ from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.pretransforms.registry import create_pretransform
+from stable_audio_tools.models.unet1d import DAU1dWrapper
 from stable_audio_tools.schema.base import Config
-from stable_audio_tools.schema.model import ConditionedDiT, DiffusionCondModelConfig
+from stable_audio_tools.schema.model import ConditionedDAU1d, ConditionedDiT, DiffusionCondModelConfig
 from stable_audio_tools.schema.networks import DiTConfig
+from stable_audio_tools.schema.unets import DAU1dConfig
 
 Conditions: TypeAlias = "Mapping[str, Condition | Sequence[Tensor | None]]"
 """By id: embeddings ``(B, S, D)`` (or ``(B, D)`` for one token) and their mask ``(B, S)`` or None."""
@@ -65,7 +67,10 @@ class DiTWrapper(nn.Module):
         )
 
 
-NETWORKS: dict[type[Config], Callable[[Any, str], nn.Module]] = {ConditionedDiT: DiTWrapper}
+NETWORKS: dict[type[Config], Callable[[Any, str], nn.Module]] = {
+    ConditionedDiT: DiTWrapper,
+    ConditionedDAU1d: DAU1dWrapper,
+}
 """By the class of the ``diffusion`` block: what makes a network of its ``config`` and its objective."""
 
 
@@ -159,9 +164,9 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         return torch.cat([_get(tensors, key)[0] for key in ids], dim=dim) if ids else None
 
 
-def _frames_per_token(config: Config) -> int:
+def _frames_per_token(config: DiTConfig | DAU1dConfig) -> int:
     """What the length of ``x`` must be a multiple of."""
-    return config.patch_size if isinstance(config, DiTConfig) else 1
+    return config.patch_size if isinstance(config, DiTConfig) else config.factor
 
 
 def _get(tensors: Conditions, key: str) -> tuple[Tensor, Tensor | None]:

@@ -9,9 +9,17 @@ from typing import Any
 from torch import nn
 
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.diffusion import DiffusionAutoencoder
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.unconditional import DiffusionModelWrapper
 from stable_audio_tools.schema.base import Config
-from stable_audio_tools.schema.model import AutoencoderModelConfig, DiffusionCondModelConfig, ModelConfig
+from stable_audio_tools.schema.model import (
+    AutoencoderModelConfig,
+    DiffusionAutoencoderModelConfig,
+    DiffusionCondModelConfig,
+    DiffusionUncondModelConfig,
+    ModelConfig,
+)
 from stable_audio_tools.schema.reader import parse_model_config, read_model_config
 
 
@@ -22,13 +30,15 @@ def _autoencoder(config: AutoencoderModelConfig) -> AudioAutoencoder:
 MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     AutoencoderModelConfig: _autoencoder,
     DiffusionCondModelConfig: ConditionedDiffusionModelWrapper,
+    DiffusionUncondModelConfig: DiffusionModelWrapper,
+    DiffusionAutoencoderModelConfig: DiffusionAutoencoder,
 }
 
 
 def create_model_from_config(config: dict[str, Any] | ModelConfig) -> Any:
     """The model that ``config`` describes, with fresh weights.
 
-    An :class:`AudioAutoencoder` or a :class:`ConditionedDiffusionModelWrapper`, by ``model_type``.
+    By ``model_type`` it is of one of the classes in :data:`MODELS`.
 
     Args:
         config: the JSON value of a model config, or the config object made of it.

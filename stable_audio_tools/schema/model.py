@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from stable_audio_tools.schema.autoencoder import AutoencoderConfig, Pretransfor
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.bottlenecks import BottleneckConfig
 from stable_audio_tools.schema.conditioning import ConditioningConfig
-from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig
+from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig, SEANetDecoderConfig
 from stable_audio_tools.schema.language_model import LanguageModelConfig
 from stable_audio_tools.schema.networks import DiTConfig
 from stable_audio_tools.schema.training import (
@@ -59,6 +59,18 @@ class ConditionedDAU1d(_ConditionedDiffusion):
     type: Literal["DAU1d"]
     config: DAU1dConfig
 
+    @model_validator(mode="after")
+    def _ids_fit(self) -> ConditionedDAU1d:
+        for key in ("cross_attention_cond_ids", "global_cond_ids", "prepend_cond_ids"):
+            if getattr(self, key):
+                raise ValueError(f"{key} is set, but DAU1d takes conditioning by input_concat_ids alone")
+        if bool(self.input_concat_ids) != bool(self.config.cond_dim):
+            raise ValueError(
+                f"input_concat_ids are {self.input_concat_ids}, but config.cond_dim, the sum of their"
+                f" channels, is {self.config.cond_dim}"
+            )
+        return self
+
 
 ConditionedDiffusionConfig = Annotated[ConditionedDiT | ConditionedDAU1d, Field(discriminator="type")]
 
@@ -93,9 +105,22 @@ class UncondDiT(_UncondDiffusion):
     type: Literal["dit"]
     config: DiTConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _public_name(cls, data: Any) -> Any:
+        """The public package calls ``io_channels`` ``in_channels`` here, and only here."""
+        config = data.get("config") if isinstance(data, dict) else None
+        if isinstance(config, dict) and "in_channels" in config and "io_channels" not in config:
+            config = {
+                ("io_channels" if key == "in_channels" else key): value for key, value in config.items()
+            }
+            return {**data, "config": config}
+        return data
+
     @model_validator(mode="after")
-    def _channels_fit(self) -> UncondDiT:
+    def _parts_fit(self) -> UncondDiT:
         _check_latents(self.config.io_channels, "config.io_channels", self.pretransform)
+        _check_unconditional("input_concat_dim", self.config.input_concat_dim)
         return self
 
 
@@ -104,8 +129,10 @@ class UncondDAU1d(_UncondDiffusion):
     config: DAU1dConfig = DAU1dConfig()
 
     @model_validator(mode="after")
-    def _channels_fit(self) -> UncondDAU1d:
+    def _parts_fit(self) -> UncondDAU1d:
         _check_latents(self.config.io_channels, "config.io_channels", self.pretransform)
+        _check_unconditional("cond_dim", self.config.cond_dim)
+        _check_unconditional("cond_noise_aug", self.config.cond_noise_aug)
         return self
 
 
@@ -113,14 +140,34 @@ class DecodingDiT(Config):
     type: Literal["dit"]
     config: DiTConfig
 
+    @property
+    def concat_channels(self) -> tuple[str, int]:
+        """The key that tells how many channels come in beside the noise, and its value."""
+        return "input_concat_dim", self.config.input_concat_dim
+
 
 class DecodingDAU1d(Config):
     type: Literal["DAU1d"]
     config: DAU1dConfig
 
+    @property
+    def concat_channels(self) -> tuple[str, int]:
+        """The key that tells how many channels come in beside the noise, and its value."""
+        return "cond_dim", self.config.cond_dim
+
 
 class DiffusionAutoencoderConfig(Config):
-    """An autoencoder whose decoder ends in a diffusion network (Preechakul et al. 2021)."""
+    """An autoencoder whose decoder ends in a diffusion network (Preechakul et al. 2021).
+
+    ``io_channels`` are those that the diffusion network makes: of the audio, or of the pretransform.
+    ``downsampling_ratio`` is audio samples per latent; behind a pretransform it may also be told in frames of
+    the pretransform, as the public package takes it.
+    """
+
+    retired: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("in_channels", "out_channels", "soft_clip"),
+        "a diffusion autoencoder goes by io_channels and does not clip",
+    )
 
     encoder: EncoderConfig | None = None
     decoder: DecoderConfig | None = None
@@ -130,15 +177,61 @@ class DiffusionAutoencoderConfig(Config):
     latent_dim: int = Field(ge=1)
     downsampling_ratio: int = Field(ge=1)
     io_channels: int = Field(ge=1)
-    in_channels: int | None = None
-    out_channels: int | None = None
-    soft_clip: bool = False
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> DiffusionAutoencoderConfig:
+        _check_latents(self.io_channels, "io_channels", self.pretransform)
+        found = self.diffusion.config.io_channels
+        if found != self.io_channels:
+            raise ValueError(
+                f"diffusion.config.io_channels is {found}, but io_channels is {self.io_channels}"
+            )
+        whole = self.downsampling_ratio % self.frames_per_latent == 0
+        if not whole or (self.pretransform is None and self.downsampling_ratio != self.frames_per_latent):
+            raise ValueError(
+                f"the encoder makes a latent of {self.frames_per_latent} frames, but downsampling_ratio is"
+                f" {self.downsampling_ratio}"
+            )
+        key, taken = self.diffusion.concat_channels
+        if taken != self.conditioning_channels:
+            raise ValueError(
+                f"diffusion.config.{key} is {taken}, but {self.conditioning_channels} channels of decoded"
+                " latents come in beside the noise"
+            )
+        return self
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Frames that the diffusion network makes for one latent."""
+        return 1 if self.encoder is None else self.encoder.config.ratio
+
+    @property
+    def conditioning_channels(self) -> int:
+        """Channels of what the latents become before they go in beside the noise."""
+        if self.decoder is None:
+            augmented = (
+                0 if self.bottleneck is None else getattr(self.bottleneck.config, "noise_augment_dim", 0)
+            )
+            return self.latent_dim + augmented
+        config = self.decoder.config
+        if isinstance(config, SEANetDecoderConfig):
+            return config.channels
+        made = config.out_channels
+        return self.diffusion.concat_channels[1] if made is None else made
 
 
 def _check_latents(channels: int, key: str, pretransform: PretransformConfig | None) -> None:
     made = None if pretransform is None else pretransform.channels
     if made is not None and made != channels:
         raise ValueError(f"{key} is {channels}, but the pretransform makes {made} channels")
+
+
+def _check_unconditional(key: str, value: int | bool) -> None:
+    if value:
+        raise ValueError(
+            f"config.{key} is {value}, but an unconditional model has no conditioning; leave it out, or"
+            " choose model_type diffusion_cond"
+        )
 
 
 class _Top(Config):
