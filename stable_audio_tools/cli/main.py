@@ -38,6 +38,9 @@ JOBS = {
         "train", "train_lora", "Train low-rank adapters on a frozen base model.", "Training", _RECOVER
     ),
     "unwrap": Job("unwrap", "unwrap", "Turn a training checkpoint into a model file.", "Training"),
+    "extract-vae": Job(
+        "extract_vae", "extract_vae", "Write the autoencoder of a model to a file of its own.", "Training"
+    ),
     "generate": Job("generate", "generate", "Make clips from prompts.", "Using a model"),
     "attribute": Job(
         "attribute", "app", "Ask which training tracks shaped generated clips.", "Using a model"

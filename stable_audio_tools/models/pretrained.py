@@ -14,11 +14,15 @@ from stable_audio_tools.schema.reader import parse_model_config, read_model_json
 CONFIG_NAME = "model_config.json"
 CHECKPOINT_NAMES = ("model.safetensors", "model.ckpt")
 
+_ADVICE = "give a folder with the same files instead"
+_HUB_TIMEOUT_SECONDS = 10.0
+
 
 def get_pretrained_model(name_or_folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """The model called ``name_or_folder`` in evaluation mode, and its config as JSON value.
 
-    A text encoder that the config names relative to its own folder (``../t5``) is found there.
+    A text encoder that the config names relative to its own folder (``../t5``) is found there. The weights
+    keep their published names.
 
     Args:
         name_or_folder: a folder with ``model_config.json`` and ``model.safetensors`` or ``model.ckpt``, or
@@ -33,6 +37,10 @@ def get_pretrained_model(name_or_folder: str | Path) -> tuple[Any, dict[str, Any
     model = create_model_from_config(parse_model_config(config, str(files.model_config)))
     load_checkpoint(model, files.ckpt_path)
     return model.eval(), config
+
+
+from_pretrained = get_pretrained_model
+"""The name that Hugging Face users look for."""
 
 
 def find_pretrained(name_or_folder: str | Path) -> ModelFiles:
@@ -53,32 +61,58 @@ def _in_folder(folder: Path) -> tuple[Path, Path]:
 
 
 def _on_hub(name: str) -> tuple[Path, Path]:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-    )
+    """Config and checkpoint of the repository ``name``: from the hub, or as they were fetched before."""
+    from huggingface_hub import errors, hf_hub_download
 
-    advice = "give a folder with the same files instead"
     try:
-        config_path = hf_hub_download(name, CONFIG_NAME)
-        try:
-            return Path(config_path), Path(hf_hub_download(name, CHECKPOINT_NAMES[0]))
-        except EntryNotFoundError:
-            return Path(config_path), Path(hf_hub_download(name, CHECKPOINT_NAMES[1]))
-    except GatedRepoError as error:
+        offline = not _hub_answers(name)
+        config = hf_hub_download(name, CONFIG_NAME, local_files_only=offline)
+        for checkpoint in CHECKPOINT_NAMES:
+            try:
+                return Path(config), Path(hf_hub_download(name, checkpoint, local_files_only=offline))
+            except errors.EntryNotFoundError:
+                continue
+    except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{name}: access is restricted; accept its licence at https://huggingface.co/{name} and log in"
-            f" with 'hf auth login', or {advice}"
+            f" with 'hf auth login', or {_ADVICE}"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"{name}: neither a folder here nor a repository on the Hugging Face hub"
+            f"{name}: neither a folder here nor a repository on the Hugging Face hub; a private one takes"
+            " 'hf auth login'"
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{name}: not a folder here, not fetched before, and the Hugging Face hub cannot be reached;"
+            f" {_ADVICE}"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise CheckpointError(f"{name}: this repository has no {CONFIG_NAME}; {_ADVICE}") from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{name}: not a folder here, and not to be had from the Hugging Face hub: {reason}; {advice}"
+            f"{name}: not a folder here, and not to be had from the Hugging Face hub: {reason}; {_ADVICE}"
         ) from error
+    found = "could be had while offline" if offline else "is in this repository"
+    raise CheckpointError(f"{name}: neither of {' and '.join(CHECKPOINT_NAMES)} {found}; {_ADVICE}")
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be reached; asked once, since a download asks six times over half a minute.
+
+    Raises:
+        RepositoryNotFoundError, EntryNotFoundError: it answers that there is no such model, or none for us.
+        ValueError: ``name`` cannot be that of a repository.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(name)
+    try:
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME), timeout=_HUB_TIMEOUT_SECONDS)
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
+        raise
+    except Exception:  # of httpx or of requests, by the version of the hub's client
+        return False
+    return True

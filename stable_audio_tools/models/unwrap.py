@@ -47,7 +47,7 @@ def unwrap_checkpoint(
         state, weights = unwrap_state_dict(checkpoint.state)
     except CheckpointError as error:
         raise CheckpointError(f"{ckpt_path}: {error}") from error
-    config, source = _config_of(checkpoint, model_config)
+    config, source = config_of(checkpoint, model_config)
     with torch.device("meta"):
         model = create_model_from_config(parse_model_config(config, source))
     state = respell_weight_norm(state, model)
@@ -78,7 +78,7 @@ def merge_adapter(
         CheckpointError: checkpoint or adapter is missing, damaged, or does not fit.
         ConfigError: the config has a mistake.
     """
-    config, source = _config_of(read_checkpoint(ckpt_path), model_config)
+    config, source = config_of(read_checkpoint(ckpt_path), model_config)
     model = create_model_from_config(parse_model_config(config, source))
     load_checkpoint(model, ckpt_path)
     load_adapter(model, lora_ckpt_path, model_sha256(ckpt_path))
@@ -88,10 +88,18 @@ def merge_adapter(
     return output
 
 
-def _config_of(
+def config_of(
     checkpoint: Checkpoint, model_config: dict[str, Any] | str | Path | None
 ) -> tuple[dict[str, Any], str]:
-    """The JSON value to use, and what error messages call it."""
+    """The JSON value of the config to use for ``checkpoint``, and what error messages call it.
+
+    Args:
+        model_config: JSON value or file; None for the config embedded in the checkpoint.
+
+    Raises:
+        CheckpointError: none is given, and none is embedded.
+        ConfigError: the file is missing or no JSON.
+    """
     if isinstance(model_config, str | Path):
         return read_model_json(model_config), str(model_config)
     config = checkpoint.model_config if model_config is None else model_config

@@ -50,6 +50,7 @@ class TrainSettings:
     dataset_config: str = _flag("", "Dataset config (JSON).")
     val_dataset_config: str | None = _flag(None, "Dataset config for validation.")
     pretrained_ckpt_path: str | None = _flag(None, "Unwrapped checkpoint to start from.", _START)
+    load_partial: bool = _flag(False, "Load what fits of that checkpoint and report the rest.", _START)
     pretransform_ckpt_path: str | None = _flag(None, "Checkpoint to take the VAE from.", _START)
     lora_ckpt_path: str | None = _flag(None, "Adapter folder to start from.", _START)
     ckpt_path: str | None = _flag(None, "Training checkpoint to continue exactly.", _START)
@@ -94,6 +95,8 @@ class TrainSettings:
         if self.remove_pretransform_weight_norm is not None:
             moment = self.remove_pretransform_weight_norm
             _check_choice("remove_pretransform_weight_norm", moment, _WEIGHT_NORM_MOMENTS)
+        if self.load_partial and not self.pretrained_ckpt_path:
+            raise UsageError("--load-partial: expected --pretrained-ckpt-path beside it, found none")
         if self.recover and self.ckpt_path:
             raise UsageError(
                 "--recover and --ckpt-path exclude each other: the first finds the checkpoint itself"

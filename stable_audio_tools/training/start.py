@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.adapters.lora import apply_lora, load_adapter
-from stable_audio_tools.models.checkpoints import load_checkpoint, load_pretransform
+from stable_audio_tools.models.checkpoints import LoadReport, load_checkpoint, load_pretransform
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.utils import remove_weight_norm_from_model
 from stable_audio_tools.runtime import seeds
+from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import say, warn
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.schema.training import LoraConfig
@@ -20,12 +22,17 @@ from stable_audio_tools.training.settings import TrainSettings
 
 
 def prepare_model(
-    config: DiffusionCondModelConfig, settings: TrainSettings, lora: bool, resuming: bool = False
+    config: DiffusionCondModelConfig,
+    settings: TrainSettings,
+    lora: bool,
+    resuming: bool = False,
+    reports: list[LoadReport] | None = None,
 ) -> ConditionedDiffusionModelWrapper:
     """The model of ``config`` with the weights that ``settings`` name; fresh ones are drawn from the seed.
 
     Args:
         resuming: a training checkpoint will be loaded over it, so missing weights need no warning.
+        reports: gets what was loaded from each checkpoint and what was not; see :func:`write_load_reports`.
 
     Raises:
         UsageError: flags exclude each other, or LoRA is asked for without a base.
@@ -33,12 +40,16 @@ def prepare_model(
     """
     if lora and settings.pretrained_ckpt_path is None:
         raise UsageError("--pretrained-ckpt-path: not given; adapters need the trained model that they adapt")
+    if lora and settings.load_partial:
+        raise UsageError("--load-partial: adapters need the whole model that they adapt; leave it out")
     if settings.lora_ckpt_path and not lora:
         raise UsageError("--lora-ckpt-path: only train_lora.py takes it")
     with torch.random.fork_rng():
         torch.manual_seed(seeds.derive_seed("init", settings.seed))
         model: ConditionedDiffusionModelWrapper = create_model_from_config(config)
-    _load_weights(model, settings, resuming)
+    loaded = _load_weights(model, settings, resuming)
+    if reports is not None:
+        reports += loaded
     if lora:
         if settings.pretrained_ckpt_path is not None and config.training.use_ema:
             say("adapters are trained without EMA; use_ema has no effect here")
@@ -48,22 +59,37 @@ def prepare_model(
     return model
 
 
-def _load_weights(model: ConditionedDiffusionModelWrapper, settings: TrainSettings, resuming: bool) -> None:
+def write_load_reports(folder: Path, reports: Sequence[LoadReport]) -> None:
+    """Write ``load_report.json`` into the folder of a run that began with parts of a checkpoint."""
+    if any(report.problems() for report in reports):
+        write_json(folder / "load_report.json", [report.as_dict() for report in reports])
+
+
+def _load_weights(
+    model: ConditionedDiffusionModelWrapper, settings: TrainSettings, resuming: bool
+) -> list[LoadReport]:
     """Base, VAE and weight norm, in the order that lets each checkpoint meet the layers it was saved from."""
+    reports = []
     vae = settings.pretransform_ckpt_path
     fuse = settings.remove_pretransform_weight_norm
     if fuse == "pre_load" and model.pretransform is not None:
         remove_weight_norm_from_model(model.pretransform)
     if settings.pretrained_ckpt_path:
         report = load_checkpoint(
-            model, settings.pretrained_ckpt_path, allow_missing=("pretransform.",) if vae else ()
+            model,
+            settings.pretrained_ckpt_path,
+            strict=not settings.load_partial,
+            allow_missing=("pretransform.",) if vae else (),
         )
+        reports.append(report)
         say(f"{report.loaded} weights from {Path(settings.pretrained_ckpt_path).name}")
     if vae:
         report = load_pretransform(model, vae)
+        reports.append(report)
         say(f"{report.loaded} VAE weights from {Path(vae).name}")
     if fuse == "post_load" and model.pretransform is not None:
         remove_weight_norm_from_model(model.pretransform)
     has_vae = vae or settings.pretrained_ckpt_path or resuming or model.config.training.pre_encoded
     if model.pretransform is not None and not has_vae:
         warn("the VAE has random weights; give --pretransform-ckpt-path or --pretrained-ckpt-path")
+    return reports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -34,8 +35,8 @@ def load_checkpoint(
 
     Args:
         strict: refuse missing, unexpected and mismatched keys; otherwise only a file of which nothing fits.
-        allow_missing: prefixes of keys that may be missing, such as ``"pretransform."`` where it is loaded
-            on its own.
+        allow_missing: prefixes of keys that may be missing and are not reported, such as ``"pretransform."``
+            where it is loaded on its own.
 
     Raises:
         CheckpointError: the file is missing or damaged, of another kind, or does not fit. The model is then
@@ -100,14 +101,13 @@ def load_state(
     """Load ``state``, which came out of ``checkpoint``, into ``model``; see :func:`load_checkpoint`."""
     state = respell_weight_norm(dict(state), model)
     report = compare(model, state, checkpoint, weights)
-    problems = report.problems()
-    if problems and strict:
-        tolerable = all(key.startswith(tuple(allow_missing)) for key in report.missing)
-        if report.unexpected or report.mismatched or not tolerable:
+    missing = (key for key in report.missing if not key.startswith(tuple(allow_missing)))
+    report = replace(report, missing=tuple(missing))
+    if problems := report.problems():
+        if strict:
             raise CheckpointError(
                 f"{checkpoint.path}: does not fit the model: {problems}{_missing_advice(report)}"
             )
-    elif problems:
         if not report.loaded:
             raise CheckpointError(f"{checkpoint.path}: not one key fits the model: {problems}")
         warn(report.summary())
