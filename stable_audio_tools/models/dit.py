@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 from stable_audio_tools.diffusion.guidance import combine, drop_conditioning, negative_or_null
 from stable_audio_tools.diffusion.objectives import get_objective
-from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.nn.embeddings import FourierFeatures
-from stable_audio_tools.nn.transformer import ContinuousTransformer
+from stable_audio_tools.nn.embeddings import ExpoFourierFeatures, FourierFeatures
+from stable_audio_tools.nn.transformer import BlockOptions, ContinuousTransformer, TransformerOptions
 from stable_audio_tools.schema.networks import DiTConfig
-
-TIMESTEP_FEATURES = 256
 
 
 class DiffusionTransformer(nn.Module):
@@ -39,36 +36,28 @@ class DiffusionTransformer(nn.Module):
         self.config = config
         self.objective = get_objective(objective)
         dim = config.embed_dim
-        time_dim = dim
-        concat_dim = config.input_concat_dim
-        if config.timestep_cond_type == "input_concat":
-            if config.timestep_embed_dim is None:
-                raise ConfigError(
-                    "diffusion.config.timestep_embed_dim: missing; timestep_cond_type is 'input_concat'"
-                )
+        time_dim, concat_dim = dim, config.input_concat_dim
+        if config.timestep_cond_type == "input_concat" and config.timestep_embed_dim is not None:
             time_dim = config.timestep_embed_dim
             concat_dim += time_dim
 
-        self.timestep_features = FourierFeatures(1, TIMESTEP_FEATURES)
-        self.to_timestep_embed = _two_layers(TIMESTEP_FEATURES, time_dim, bias=True)
-        context_dim = None
-        if config.cond_token_dim:
-            context_dim = dim if config.project_cond_tokens else config.cond_token_dim
-            self.to_cond_embed = _two_layers(config.cond_token_dim, context_dim)
+        features = config.timestep_features_dim
+        self.timestep_features: nn.Module
+        if config.timestep_features_type == "expo":
+            self.timestep_features = ExpoFourierFeatures(features)
+        else:
+            self.timestep_features = FourierFeatures(1, features)
+        self.to_timestep_embed = _two_layers(features, time_dim, bias=True)
+        if config.context_dim is not None:
+            self.to_cond_embed = _two_layers(config.cond_token_dim, config.context_dim)
         if config.global_cond_dim:
-            global_dim = dim if config.project_global_cond else config.global_cond_dim
-            if global_dim != dim and config.timestep_cond_type == "global":
-                raise ConfigError(
-                    f"diffusion.config.global_cond_dim: found {global_dim}, expected embed_dim ({dim}),"
-                    " since project_global_cond is false"
-                )
-            self.to_global_embed = _two_layers(config.global_cond_dim, global_dim)
+            self.to_global_embed = _two_layers(config.global_cond_dim, dim)
         if config.prepend_cond_dim:
             self.to_prepend_embed = _two_layers(config.prepend_cond_dim, dim)
 
         channels_in, channels_out = config.io_channels + concat_dim, config.io_channels
         self.transformer = ContinuousTransformer(
-            config, channels_in * config.patch_size, channels_out * config.patch_size, context_dim
+            transformer_options(config), channels_in * config.patch_size, channels_out * config.patch_size
         )
         self.preprocess_conv = nn.Conv1d(channels_in, channels_in, 1, bias=False)
         self.postprocess_conv = nn.Conv1d(channels_out, channels_out, 1, bias=False)
@@ -224,6 +213,36 @@ class DiffusionTransformer(nn.Module):
     def _unpatch(self, tokens: Tensor) -> Tensor:
         """The way back: ``(B, N, C p)`` to ``(B, C, N p)``."""
         return tokens.unflatten(-1, (-1, self.config.patch_size)).transpose(1, 2).flatten(2)
+
+
+def transformer_options(config: DiTConfig) -> TransformerOptions:
+    """The transformer that ``config`` describes."""
+    block = BlockOptions(
+        dim=config.embed_dim,
+        head_dim=config.head_dim,
+        context_dim=config.context_dim,
+        causal=config.causal,
+        modulated=config.global_cond_type == "adaLN",
+        local_dim=config.local_add_cond_dim,
+        zero_init=config.zero_init_branch_outputs,
+        conformer=config.conformer,
+        layer_scale=config.layer_scale,
+        norm_type=config.branch_norm,
+        attention=config.attn_kwargs,
+        feed_forward=config.ff_kwargs,
+        norm=config.norm_kwargs,
+    )
+    return TransformerOptions(
+        block,
+        depth=config.depth,
+        global_dim=config.embed_dim,
+        last_cross_attention=config.final_cross_attn_ix,
+        rotary=config.rotary_pos_emb,
+        sinusoidal=config.use_sinusoidal_emb,
+        abs_positions=config.abs_pos_emb_max_length if config.use_abs_pos_emb else 0,
+        num_memory_tokens=config.num_memory_tokens,
+        sliding_window=config.sliding_window,
+    )
 
 
 def _two_layers(width_in: int, width_out: int, bias: bool = False) -> nn.Sequential:

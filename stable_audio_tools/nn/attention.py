@@ -5,13 +5,21 @@ Shapes: B batch, H heads, N queries, M keys, D width, E = D / H width of a head.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.nn.cache import KeyValues
 from stable_audio_tools.nn.embeddings import apply_rotary
 from stable_audio_tools.nn.norms import make_qk_norm
 from stable_audio_tools.schema.networks import AttentionConfig
+
+Window: TypeAlias = tuple[int, int]
+"""Tokens before and after a query that it sees; -1 is no limit."""
+CHUNK = 512
+"""Queries of one chunk of windowed attention."""
 
 
 class Attention(nn.Module):
@@ -46,8 +54,8 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim, bias=False)
         if zero_init_output:
             nn.init.zeros_(self.to_out.weight)
-        self.q_norm = make_qk_norm(config.qk_norm, head_dim)
-        self.k_norm = make_qk_norm(config.qk_norm, head_dim)
+        self.q_norm = make_qk_norm(config, head_dim)
+        self.k_norm = make_qk_norm(config, head_dim)
         self.feat_scale = config.feat_scale
         if config.feat_scale:
             self.lambda_dc = nn.Parameter(torch.zeros(dim))
@@ -58,44 +66,57 @@ class Attention(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         rotary_angles: Tensor | None = None,
-        mask: Tensor | None = None,
+        window: Window | None = None,
+        padding_mask: Tensor | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Attend from ``x (B, N, D)`` to itself or to ``context (B, M, dim_context)``.
 
         Args:
             rotary_angles: ``(N, R)``, of self-attention only.
-            mask: ``(N, M)`` or broadcastable to ``(B, H, N, M)``, True where a query may look at a key.
-                It stands in place of the causal mask.
+            window: tokens before and after a query that it sees, of self-attention only; -1 is no limit.
+            padding_mask: ``(B, N)``, False where a token of ``x`` is padding: nothing looks at it.
+            cache: what earlier calls have seen. Self-attention adds the keys and values of ``x`` and looks at
+                all of them; cross-attention projects ``context`` once.
         """
-        queries, keys, v = self._project(x, context)
-        pairs = [
-            (self._norm(self.q_norm, q), self._norm(self.k_norm, k))
-            for q, k in zip(queries, keys, strict=True)
-        ]
-        if rotary_angles is not None and not self.is_cross:
-            pairs = [(apply_rotary(q, rotary_angles), apply_rotary(k, rotary_angles)) for q, k in pairs]
-        maps = [self._attend(q, k, v, mask) for q, k in pairs]
+        queries, keys, v = self._project(x, context, rotary_angles, cache)
+        if self.is_cross:
+            maps = [_grouped_attention(q, k, v, self.causal) for q, k in zip(queries, keys, strict=True)]
+        else:
+            maps = [
+                local_attention(q, k, v, window, self.causal, padding_mask)
+                for q, k in zip(queries, keys, strict=True)
+            ]
         out = maps[0] - maps[1] if self.differential else maps[0]
         out = self.to_out(out.transpose(1, 2).flatten(2))
-        if self.feat_scale:
-            mean = out.mean(dim=1, keepdim=True)
-            out = out + self.lambda_dc * mean + self.lambda_hf * (out - mean)
-        return out
+        return self._scale_features(out, padding_mask) if self.feat_scale else out
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Queries and keys of each map, and the values, all ``(B, heads, tokens, E)``."""
+    def _project(
+        self, x: Tensor, context: Tensor | None, angles: Tensor | None, cache: KeyValues | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Queries and keys of each map, normalised and rotated, and the values; ``(B, heads, tokens, E)``."""
+        maps = 2 if self.differential else 1
         if self.is_cross:
+            queries = list(self.to_q(x).chunk(maps, dim=-1))
+            if cache is not None and cache.length:
+                *known, v = cache.get()
+                return [self._norm(self.q_norm, self._split(q)) for q in queries], known, v
             if context is None:
                 raise ValueError("cross-attention needs a context")
-            queries = list(self.to_q(x).chunk(2 if self.differential else 1, dim=-1))
-            *keys, v = self.to_kv(context).chunk(3 if self.differential else 2, dim=-1)
-        elif self.differential:
-            q, k, v, q_2, k_2 = self.to_qkv(x).chunk(5, dim=-1)
-            queries, keys = [q, q_2], [k, k_2]
+            *keys, value = self.to_kv(context).chunk(maps + 1, dim=-1)
+            angles = None
         else:
-            q, k, v = self.to_qkv(x).chunk(3, dim=-1)
-            queries, keys = [q], [k]
-        return [self._split(q) for q in queries], [self._split(k) for k in keys], self._split(v)
+            q, k, value, *more = self.to_qkv(x).chunk(2 * maps + 1, dim=-1)
+            queries, keys = [q, *more[:1]], [k, *more[1:]]
+        queries = [self._norm(self.q_norm, self._split(q)) for q in queries]
+        keys = [self._norm(self.k_norm, self._split(k)) for k in keys]
+        if angles is not None:
+            queries = [apply_rotary(q, angles) for q in queries]
+            keys = [apply_rotary(k, angles) for k in keys]
+        v = self._split(value)
+        if cache is not None:
+            *keys, v = cache.append(*keys, v)
+        return queries, keys, v
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -105,29 +126,72 @@ class Attention(nn.Module):
         # A norm may answer in float32 under autocast; attention needs q, k and v of one type.
         return x if norm is None else norm(x).to(x.dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        if q.shape[1] != k.shape[1]:
-            group = q.shape[1] // k.shape[1]
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        causal = self.causal and mask is None and q.shape[2] > 1
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    def _scale_features(self, out: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Weigh the mean over time and the rest of each channel apart (Wang et al. 2022, FeatScale)."""
+        if padding_mask is None:
+            mean = out.mean(dim=1, keepdim=True)
+        else:
+            weight = padding_mask.unsqueeze(-1).to(out.dtype)
+            mean = (out * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(1)
+        return out + self.lambda_dc * mean + self.lambda_hf * (out - mean)
 
 
-def window_mask(
-    length: int, window: tuple[int, int], causal: bool = False, device: torch.device | str | None = None
+def local_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Window | None = None,
+    causal: bool = False,
+    padding_mask: Tensor | None = None,
 ) -> Tensor:
-    """Mask ``(N, N)`` of local attention: query i sees keys ``i - window[0]`` to ``i + window[1]``.
+    """Attention of ``q (B, H, N, E)``, the last N of the M tokens of ``k`` and ``v``, limited to a window.
 
-    -1 is no limit on that side.
+    With limits on both sides it runs over chunks of queries with the keys around them, so that memory grows
+    with N and not with its square.
+
+    Args:
+        window: tokens before and after a query that it sees; -1 is no limit.
+        causal: nothing after.
+        padding_mask: ``(B, M)``, False where a key is padding.
     """
-    positions = torch.arange(length, device=device)
-    distance = positions[None, :] - positions[:, None]
-    before, after = window
-    mask = torch.ones(length, length, dtype=torch.bool, device=device)
-    if before >= 0:
-        mask &= distance >= -before
-    if after >= 0:
-        mask &= distance <= after
+    queries, keys = q.shape[2], k.shape[2]
+    before, after = window or (-1, -1)
     if causal:
-        mask &= distance <= 0
-    return mask
+        after = 0
+    if before < 0 and padding_mask is None and (after < 0 or (after == 0 and keys == queries)):
+        return _grouped_attention(q, k, v, causal)
+    real = None
+    if padding_mask is not None:
+        # A row that sees nothing would be NaN: a clip of padding sees all of it, a padded query itself.
+        real = (padding_mask | ~padding_mask.any(dim=1, keepdim=True))[:, None, None, :]
+    chunk = CHUNK if before >= 0 and after >= 0 else queries
+    outputs = []
+    for start in range(0, queries, chunk):
+        end = min(start + chunk, queries)
+        first, last = start + keys - queries, end + keys - queries  # the same tokens among the keys
+        low = 0 if before < 0 else max(0, first - before)
+        high = keys if after < 0 else min(keys, last + after)
+        distance = (
+            torch.arange(low, high, device=q.device) - torch.arange(first, last, device=q.device)[:, None]
+        )
+        mask = torch.ones_like(distance, dtype=torch.bool)
+        if before >= 0:
+            mask &= distance >= -before
+        if after >= 0:
+            mask &= distance <= after
+        if real is not None:
+            mask = (mask & real[..., low:high]) | (distance == 0)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start:end], k[:, :, low:high], v[:, :, low:high], attn_mask=mask
+            )
+        )
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def _grouped_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Attention whose key and value heads are each shared by a group of query heads."""
+    if q.shape[1] != k.shape[1]:
+        group = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal and q.shape[2] > 1)

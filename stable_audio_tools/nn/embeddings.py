@@ -32,6 +32,28 @@ class FourierFeatures(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+class ExpoFourierFeatures(nn.Module):
+    """Fixed Fourier features of a number: frequencies spaced evenly in log between 0.5 and 10,000.
+
+    Nothing is learned and nothing is stored. It is computed in float32, since 10,000 turns of a
+    half-precision number would be noise.
+    """
+
+    def __init__(self, features: int, lowest: float = 0.5, highest: float = 10_000.0) -> None:
+        super().__init__()
+        if features % 2:
+            raise ValueError(f"features must be even, found {features}")
+        self.features = features
+        self.log_range = math.log(lowest), math.log(highest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., 1)`` to ``(..., features)``: cosines, then sines."""
+        ramp = torch.linspace(0, 1, self.features // 2, device=x.device, dtype=torch.float32)
+        low, high = self.log_range
+        angles = x.float() * torch.exp(ramp * (high - low) + low) * 2 * math.pi
+        return torch.cat([angles.cos(), angles.sin()], dim=-1).to(x.dtype)
+
+
 class LearnedFourierFeatures(nn.Module):
     """Learned Fourier features of a number, with the number itself: ``[x, sin(2 pi w x), cos(2 pi w x)]``."""
 
@@ -64,24 +86,29 @@ class NumberEmbedder(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Angles of rotary position embeddings (Su et al. 2021), on the first part of each head only.
+    """Angles of rotary position embeddings (Su et al. 2021), on the first channels of each head only.
 
-    The rotated part is half of the head, but at least 32 channels (or the whole head, where it is narrower).
+    Args:
+        rotated: channels that are rotated, R.
     """
 
-    def __init__(self, head_dim: int) -> None:
+    def __init__(self, rotated: int) -> None:
         super().__init__()
-        rotated = min(max(head_dim // 2, MIN_ROTARY_DIM), head_dim)
         exponents = torch.arange(0, rotated, 2).float() / rotated
         self.register_buffer("inv_freq", 1.0 / ROTARY_BASE**exponents)
         self.inv_freq: Tensor
 
-    def forward(self, length: int) -> Tensor:
-        """Angles ``(length, R)`` in float32; both halves of R are alike."""
+    def forward(self, length: int, start: int = 0) -> Tensor:
+        """Angles ``(length, R)`` of the positions from ``start`` on, in float32, each in both halves of R."""
         # A product and no matmul, so that autocast leaves it in float32.
-        positions = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
+        positions = torch.arange(start, start + length, device=self.inv_freq.device, dtype=torch.float32)
         angles = positions[:, None] * self.inv_freq.float()
         return torch.cat([angles, angles], dim=-1)
+
+
+def rotary_width(head_dim: int) -> int:
+    """Rotated channels of a head: half of it, but at least 32 (or the whole head, where it is narrower)."""
+    return min(max(head_dim // 2, MIN_ROTARY_DIM), head_dim)
 
 
 def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
@@ -108,9 +135,11 @@ class ScaledSinusoidalEmbedding(nn.Module):
         self.register_buffer("inv_freq", ROTARY_BASE**-exponents, persistent=False)
         self.inv_freq: Tensor
 
-    def forward(self, length: int) -> Tensor:
-        """Positions 0 to ``length - 1`` as ``(length, D)``."""
-        positions = torch.arange(length, device=self.inv_freq.device, dtype=self.inv_freq.dtype)
+    def forward(self, length: int, start: int = 0) -> Tensor:
+        """The ``length`` positions from ``start`` on as ``(length, D)``."""
+        positions = torch.arange(
+            start, start + length, device=self.inv_freq.device, dtype=self.inv_freq.dtype
+        )
         angles = positions[:, None] * self.inv_freq
         return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale
 
@@ -124,15 +153,16 @@ class AbsolutePositionalEmbedding(nn.Module):
         self.scale = dim**-0.5
         self.emb = nn.Embedding(max_length, dim)
 
-    def forward(self, length: int) -> Tensor:
-        """Positions 0 to ``length - 1`` as ``(length, D)``.
+    def forward(self, length: int, start: int = 0) -> Tensor:
+        """The ``length`` positions from ``start`` on as ``(length, D)``.
 
         Raises:
             ValueError: more positions than were learned.
         """
-        if length > self.max_length:
+        end = start + length
+        if end > self.max_length:
             raise ValueError(
-                f"a sequence of {length} tokens, but abs_pos_emb_max_length allows {self.max_length};"
+                f"a sequence of {end} tokens, but abs_pos_emb_max_length allows {self.max_length};"
                 " generate fewer seconds"
             )
-        return self.emb.weight[:length] * self.scale
+        return self.emb.weight[start:end] * self.scale

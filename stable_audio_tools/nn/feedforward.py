@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,20 +24,28 @@ class Transpose(nn.Module):
         return x.transpose(1, 2)
 
 
+class Sine(nn.Module):
+    """``sin(pi x)``, in place of a SiLU (after Sitzmann et al. 2020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(math.pi * x)
+
+
 class GatedLinear(nn.Module):
     """SwiGLU (Shazeer 2020): the first half of one projection times the SiLU of the second half."""
 
-    def __init__(self, dim: int, inner_dim: int) -> None:
+    def __init__(self, dim: int, inner_dim: int, activation: nn.Module | None = None) -> None:
         super().__init__()
+        self.act = nn.SiLU() if activation is None else activation
         self.proj = nn.Linear(dim, inner_dim * 2)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.silu(gate)
+        return value * self.act(gate)
 
 
 class FeedForward(nn.Module):
-    """Two projections with a gate (or a plain SiLU) between them.
+    """Two projections with a gate (or a plain activation) between them.
 
     With ``use_conv`` the projections are convolutions over time, save the gated one, which stays linear.
     ``no_bias`` leaves the gated projection its bias. Both are as in the public code.
@@ -42,7 +53,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, config: FeedForwardConfig, *, zero_init_output: bool = True) -> None:
         super().__init__()
-        inner_dim = dim * config.mult
+        inner_dim = int(dim * config.mult)
         bias = not config.no_bias
         kernel = config.conv_kernel_size
 
@@ -54,20 +65,27 @@ class FeedForward(nn.Module):
         def turn() -> nn.Module:
             return Transpose() if config.use_conv else nn.Identity()
 
+        activation = Sine() if config.sinusoidal else nn.SiLU()
         first: nn.Module
         if config.glu:
-            first = GatedLinear(dim, inner_dim)
+            first = GatedLinear(dim, inner_dim, activation)
         else:
-            first = nn.Sequential(turn(), project(dim, inner_dim), turn(), nn.SiLU())
+            first = nn.Sequential(turn(), project(dim, inner_dim), turn(), activation)
         last = project(inner_dim, dim)
         if zero_init_output and config.zero_init_output:
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
+        self.reaches = config.use_conv
         self.ff = nn.Sequential(first, turn(), last, turn())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, D)`` to ``(B, N, D)``."""
-        return self.ff(x)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """``(B, N, D)`` to ``(B, N, D)``; convolutions see zeros where ``padding_mask (B, N)`` is False."""
+        if padding_mask is None or not self.reaches:
+            return self.ff(x)
+        # The second convolution reaches into padding too, where the first leaves its bias.
+        real = padding_mask.unsqueeze(-1).to(x.dtype)
+        first, turn, last, back = self.ff
+        return back(last(turn(first(x * real) * real)))
 
 
 class ConformerModule(nn.Module):
@@ -84,9 +102,11 @@ class ConformerModule(nn.Module):
         self.mid_norm = LayerNorm(dim, norm)
         self.pointwise_conv_2 = nn.Conv1d(dim, dim, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, D)`` to ``(B, N, D)``."""
-        x = self.pointwise_conv(self.in_norm(x).transpose(1, 2))
-        x = self.depthwise_conv(self.glu(x.transpose(1, 2)).transpose(1, 2))
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """``(B, N, D)`` to ``(B, N, D)``; the convolution sees zeros where ``padding_mask (B, N)`` is not."""
+        x = self.glu(self.pointwise_conv(self.in_norm(x).transpose(1, 2)).transpose(1, 2))
+        if padding_mask is not None:
+            x = x * padding_mask.unsqueeze(-1).to(x.dtype)
+        x = self.depthwise_conv(x.transpose(1, 2))
         x = F.silu(self.mid_norm(x.transpose(1, 2)))
         return self.pointwise_conv_2(x.transpose(1, 2)).transpose(1, 2)

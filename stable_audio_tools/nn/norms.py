@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stable_audio_tools.schema.networks import NormConfig
+from stable_audio_tools.schema.networks import AttentionConfig, NormConfig, NormType
 
-QK_NORM_EPS = 1e-6
+LAYER_SCALE_INITIAL = 1e-5
 
 
 class LayerNorm(nn.Module):
@@ -34,15 +36,19 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang and Sennrich 2019) with a learned scale ``gamma``."""
+    """Root-mean-square norm (Zhang and Sennrich 2019) with a scale ``gamma``."""
 
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, config: NormConfig | None = None) -> None:
         super().__init__()
-        self.eps = eps
-        self.gamma = nn.Parameter(torch.ones(dim))
+        config = config or NormConfig()
+        self.eps, self.force_fp32 = config.eps, config.force_fp32
+        _register(self, "gamma", torch.ones(dim), learned=not config.fix_scale)
+        self.gamma: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.gamma, self.eps)
+        if not self.force_fp32:
+            return F.rms_norm(x, x.shape[-1:], self.gamma, self.eps)
+        return F.rms_norm(x.float(), x.shape[-1:], self.gamma.float(), self.eps).to(x.dtype)
 
 
 class DynamicTanh(nn.Module):
@@ -61,14 +67,18 @@ class DynamicTanh(nn.Module):
 class L2Norm(nn.Module):
     """Unit length over the channels; no parameters."""
 
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1, eps=QK_NORM_EPS)
+        return F.normalize(x, dim=-1, eps=self.eps)
 
 
 class LayerScale(nn.Module):
     """A learned scale per channel on the output of a branch, small at first (Touvron et al. 2021)."""
 
-    def __init__(self, dim: int, initial: float = 1e-5) -> None:
+    def __init__(self, dim: int, initial: float = LAYER_SCALE_INITIAL) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((dim,), initial))
 
@@ -76,16 +86,28 @@ class LayerScale(nn.Module):
         return x * self.scale
 
 
-def make_qk_norm(name: str | None, head_dim: int) -> nn.Module | None:
-    """The norm of queries and keys called ``name`` (Henry et al. 2020), or None for none."""
-    if name is None or name == "none":
+def make_norm(name: NormType, dim: int, config: NormConfig) -> nn.Module:
+    """The norm of a block's branches called ``name``."""
+    norms: dict[NormType, Callable[[], nn.Module]] = {
+        "layer_norm": lambda: LayerNorm(dim, config),
+        "rms_norm": lambda: RMSNorm(dim, config),
+        "dyt": lambda: DynamicTanh(dim),
+    }
+    return norms[name]()
+
+
+def make_qk_norm(config: AttentionConfig, head_dim: int) -> nn.Module | None:
+    """The norm of queries and keys that ``config`` asks for (Henry et al. 2020), or None for none."""
+    if config.qk_norm is None or config.qk_norm == "none":
         return None
-    return {
-        "l2": lambda: L2Norm(),
-        "ln": lambda: nn.LayerNorm(head_dim, eps=QK_NORM_EPS),
-        "rms": lambda: RMSNorm(head_dim, eps=QK_NORM_EPS),
+    eps = config.qk_norm_eps
+    norms: dict[str, Callable[[], nn.Module]] = {
+        "l2": lambda: L2Norm(eps),
+        "ln": lambda: nn.LayerNorm(head_dim, eps=eps),
+        "rms": lambda: RMSNorm(head_dim, NormConfig(eps=eps)),
         "dyt": lambda: DynamicTanh(head_dim),
-    }[name]()
+    }
+    return norms[config.qk_norm]()
 
 
 def _register(module: nn.Module, name: str, value: Tensor, learned: bool) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.nn.attention import Attention, window_mask
+from stable_audio_tools.models.dit import transformer_options
+from stable_audio_tools.nn.attention import CHUNK, Attention, local_attention
 from stable_audio_tools.nn.embeddings import (
     AbsolutePositionalEmbedding,
     FourierFeatures,
@@ -16,6 +17,7 @@ from stable_audio_tools.nn.embeddings import (
     RotaryEmbedding,
     ScaledSinusoidalEmbedding,
     apply_rotary,
+    rotary_width,
 )
 from stable_audio_tools.nn.feedforward import ConformerModule, FeedForward
 from stable_audio_tools.nn.norms import LayerNorm, RMSNorm, make_qk_norm
@@ -88,7 +90,7 @@ def test_cross_attention_shares_key_heads_among_query_heads(differential: bool) 
 @pytest.mark.parametrize("name", ["l2", "ln", "rms", "dyt"])
 def test_queries_and_keys_are_normalised_before_they_are_rotated(name: str) -> None:
     layer = make(Attention(16, HEAD, AttentionConfig(qk_norm=name)))
-    x, angles = randn(2, 5, 16), RotaryEmbedding(HEAD).double()(5).double()
+    x, angles = randn(2, 5, 16), RotaryEmbedding(rotary_width(HEAD)).double()(5).double()
     q, k, v = (heads(part) for part in layer.to_qkv(x).chunk(3, dim=-1))
     q, k = (apply_rotary(norm(part), angles) for norm, part in ((layer.q_norm, q), (layer.k_norm, k)))
     torch.testing.assert_close(layer(x, rotary_angles=angles), layer.to_out(merged(slow_attention(q, k, v))))
@@ -96,15 +98,17 @@ def test_queries_and_keys_are_normalised_before_they_are_rotated(name: str) -> N
 
 def test_qk_norms_do_what_their_names_say() -> None:
     x = randn(3, HEAD) * 5
-    l2, ln, rms, dyt = (make_qk_norm(name, HEAD).double() for name in ("l2", "ln", "rms", "dyt"))
+    l2, ln, rms, dyt = (
+        make_qk_norm(AttentionConfig(qk_norm=name), HEAD).double() for name in ("l2", "ln", "rms", "dyt")
+    )
     torch.testing.assert_close(l2(x).norm(dim=-1), torch.ones(3).double())
     torch.testing.assert_close(
         ln(x), (x - x.mean(-1, True)) / x.std(-1, unbiased=False, keepdim=True), atol=1e-5, rtol=0
     )
     torch.testing.assert_close(rms(x).square().mean(-1), torch.ones(3).double(), atol=1e-5, rtol=0)
     torch.testing.assert_close(dyt(x), torch.tanh(4 * x))
-    assert make_qk_norm("none", HEAD) is None
-    assert make_qk_norm(None, HEAD) is None
+    assert make_qk_norm(AttentionConfig(qk_norm="none"), HEAD) is None
+    assert make_qk_norm(AttentionConfig(), HEAD) is None
 
 
 def test_feature_scale_weighs_the_mean_and_the_rest() -> None:
@@ -119,16 +123,38 @@ def test_feature_scale_weighs_the_mean_and_the_rest() -> None:
     torch.testing.assert_close(found, plain + low * mean + high * (plain - mean))
 
 
-def test_window_mask() -> None:
-    mask = window_mask(6, (2, 1))
-    assert mask[3].tolist() == [False, True, True, True, True, False]
-    assert window_mask(6, (-1, -1)).all()
-    assert torch.equal(window_mask(6, (2, 1), causal=True), window_mask(6, (2, 0)))
+@pytest.mark.parametrize("window", [(2, 1), (-1, 1), (3, -1), (0, 0), (-1, -1)])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("keys", [6, 9])
+def test_windowed_attention(window: tuple[int, int], causal: bool, keys: int) -> None:
+    q, k, v = randn(2, 2, 6, 4), randn(2, 2, keys, 4, seed=1), randn(2, 2, keys, 4, seed=2)
+    distance = torch.arange(keys) - torch.arange(keys - 6, keys)[:, None]
+    before, after = window
+    allowed = torch.ones(6, keys, dtype=torch.bool)
+    allowed &= distance >= -before if before >= 0 else allowed
+    allowed &= distance <= after if after >= 0 else allowed
+    allowed &= distance <= 0 if causal else allowed
+    torch.testing.assert_close(local_attention(q, k, v, window, causal), slow_attention(q, k, v, allowed))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_windowed_attention_in_chunks_is_the_whole(padded: bool) -> None:
+    length = 2 * CHUNK + 37
+    q, k, v = (randn(2, 1, length, 4, seed=seed) for seed in range(3))
+    real = torch.arange(length) < torch.tensor([length, length - 300])[:, None]
+    found = local_attention(q, k, v, (40, 9), padding_mask=real if padded else None)
+    distance = torch.arange(length) - torch.arange(length)[:, None]
+    mask = ((distance >= -40) & (distance <= 9)).expand(2, 1, -1, -1)
+    if padded:
+        mask = (mask & real[:, None, None]) | (distance == 0)
+    torch.testing.assert_close(
+        found, nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("head", "rotated"), [(128, 64), (64, 32), (32, 32), (16, 16)])
 def test_rotary_turns_the_first_part_and_keeps_lengths(head: int, rotated: int) -> None:
-    angles = RotaryEmbedding(head)(7)
+    angles = RotaryEmbedding(rotary_width(head))(7)
     assert angles.shape == (7, rotated)
     x = randn(2, 3, 7, head)
     turned = apply_rotary(x, angles)
@@ -240,7 +266,7 @@ def test_conformer_reaches_eight_tokens_each_way() -> None:
 
 def transformer(**options: object) -> ContinuousTransformer:
     config = DiTConfig(embed_dim=16, depth=2, num_heads=2, **options)
-    model = make(ContinuousTransformer(config, 3, 3, 8 if options.get("cond_token_dim") else None))
+    model = make(ContinuousTransformer(transformer_options(config), 3, 3))
     assert isinstance(model, ContinuousTransformer)
     return model
 
@@ -280,7 +306,7 @@ def test_memory_and_prepended_tokens_are_seen_and_dropped(norm: dict[str, str]) 
 
 
 def test_gradient_checkpointing_changes_memory_and_not_gradients() -> None:
-    model = transformer(global_cond_type="adaLN", cond_token_dim=8).train()
+    model = transformer(global_cond_type="adaLN", cond_token_dim=8, project_cond_tokens=False).train()
     inputs = {"context": randn(2, 3, 8), "global_cond": randn(2, 16)}
 
     def gradients() -> list[Tensor]:
