@@ -11,6 +11,7 @@ from torch import nn
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.autoencoders.diffusion import DiffusionAutoencoder
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.language_model.wrapper import AudioLanguageModelWrapper
 from stable_audio_tools.models.unconditional import DiffusionModelWrapper
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.model import (
@@ -18,6 +19,7 @@ from stable_audio_tools.schema.model import (
     DiffusionAutoencoderModelConfig,
     DiffusionCondModelConfig,
     DiffusionUncondModelConfig,
+    LanguageModelModelConfig,
     ModelConfig,
 )
 from stable_audio_tools.schema.reader import parse_model_config, read_model_config
@@ -32,6 +34,7 @@ MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     DiffusionCondModelConfig: ConditionedDiffusionModelWrapper,
     DiffusionUncondModelConfig: DiffusionModelWrapper,
     DiffusionAutoencoderModelConfig: DiffusionAutoencoder,
+    LanguageModelModelConfig: AudioLanguageModelWrapper,
 }
 
 
