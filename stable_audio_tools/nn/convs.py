@@ -1,4 +1,4 @@
-"""Weight-normalised convolutions (Salimans and Kingma 2016) that are ordinary modules.
+"""Convolutions: weight-normalised ones (Salimans and Kingma 2016) that are ordinary modules, and plain ones.
 
 The weight is ``g * v / ||v||``, the norm taken over all but the first axis, also for the transposed one. The
 parameters are called ``weight_g`` and ``weight_v`` as in the public checkpoints, but nothing is hooked or
@@ -10,7 +10,7 @@ the input, so half-precision audio can go through float32 layers without a secon
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,7 @@ class WNConv1d(_WeightNorm):
 class WNConvTranspose1d(_WeightNorm):
     """A transposed 1-d convolution under weight norm.
 
-    ``(B, in, L) -> (B, out, (L - 1) stride - 2 padding + kernel)``.
+    ``(B, in, L) -> (B, out, (L - 1) stride - 2 padding + kernel + output_padding)``.
     """
 
     def __init__(
@@ -128,14 +128,34 @@ class WNConvTranspose1d(_WeightNorm):
         kernel_size: int,
         stride: int = 1,
         padding: int = 0,
+        output_padding: int = 0,
         bias: bool = True,
     ) -> None:
         shape = (in_channels, out_channels, kernel_size)
         super().__init__(shape, out_channels * kernel_size, out_channels if bias else None)
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose1d(x, self.weight_like(x), self.bias_like(x), self.stride, self.padding)
+        weight, bias = self.weight_like(x), self.bias_like(x)
+        return F.conv_transpose1d(x, weight, bias, self.stride, self.padding, self.output_padding)
+
+
+class Conv1d(nn.Conv1d):
+    """torch's convolution, with its parameters taken to the dtype of the input as in the layers above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self._conv_forward(x, self.weight.to(x.dtype), bias)
+
+
+class ConvTranspose1d(nn.ConvTranspose1d):
+    """torch's transposed convolution, with its parameters taken to the dtype of the input."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        weight = self.weight.to(x.dtype)
+        padding = cast("tuple[int, ...]", self.padding)  # a word is for the other convolution
+        return F.conv_transpose1d(x, weight, bias, self.stride, padding, self.output_padding, self.groups)
 
 
 def fuse_weight_norm_(module: nn.Module) -> int:

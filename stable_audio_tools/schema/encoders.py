@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stable_audio_tools.schema.base import Config
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveList = Annotated[list[Positive], Field(min_length=1)]
+
+TAAE_HEAD_WIDTH = 128
+"""Width of a head of the taae transformers, unless they are narrower themselves."""
+
+ActivationName = Literal["ELU", "CELU", "SELU", "GELU", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Tanh"]
+ACTIVATION_PARAMS: dict[str, set[str]] = {
+    "ELU": {"alpha"},
+    "CELU": {"alpha"},
+    "LeakyReLU": {"negative_slope"},
+}
+"""What can be set of an activation; the others have nothing."""
 
 
 class OobleckConfig(Config):
@@ -16,11 +30,11 @@ class OobleckConfig(Config):
     Strides and channel multipliers are listed from the audio side, in the decoder too.
     """
 
-    in_channels: int | None = None
-    out_channels: int | None = None
+    in_channels: int | None = Field(None, ge=1)
+    out_channels: int | None = Field(None, ge=1)
     channels: int = Field(128, ge=1)
-    c_mults: list[int] = [1, 2, 4, 8]
-    strides: list[int] = [2, 4, 8, 8]
+    c_mults: PositiveList = [1, 2, 4, 8]
+    strides: PositiveList = [2, 4, 8, 8]
     latent_dim: int = Field(ge=1)
     use_snake: bool = False
     antialias_activation: Literal[False] = False
@@ -47,8 +61,14 @@ class DACEncoderConfig(Config):
 
     in_channels: int = Field(1, ge=1)
     latent_dim: int | None = Field(None, ge=1)
+    """Width after one more projection; without it there is none, and the width is ``width``."""
     d_model: int = Field(64, ge=1)
-    strides: list[int] = [2, 4, 8, 8]
+    strides: PositiveList = [2, 4, 8, 8]
+
+    @property
+    def width(self) -> int:
+        """Channels after the last stride."""
+        return self.d_model * 2 ** len(self.strides)
 
     @property
     def ratio(self) -> int:
@@ -62,12 +82,38 @@ class DACDecoderConfig(Config):
     out_channels: int = Field(1, ge=1)
     latent_dim: int = Field(ge=1)
     channels: int = Field(1536, ge=1)
-    rates: list[int] = [8, 8, 4, 2]
+    """Width before the first rate; it is halved at each."""
+    rates: PositiveList = [8, 8, 4, 2]
+
+    @model_validator(mode="after")
+    def _width_lasts(self) -> DACDecoderConfig:
+        if self.channels < 2 ** len(self.rates):
+            raise ValueError(
+                f"channels must be at least {2 ** len(self.rates)} to be halved at each of"
+                f" {len(self.rates)} rates, found {self.channels}"
+            )
+        return self
 
     @property
     def ratio(self) -> int:
         """Audio samples per latent."""
         return math.prod(self.rates)
+
+
+class GroupNormConfig(Config):
+    """Options of ``time_group_norm``, one group over channels and time (Wu and He 2018)."""
+
+    eps: float = Field(1e-5, gt=0)
+    affine: bool = True
+
+
+def _check_activation(key: str, name: str, params: dict[str, float] | None) -> None:
+    known = ACTIVATION_PARAMS.get(name, set())
+    unknown = sorted(set(params or {}) - known)
+    if unknown:
+        raise ValueError(
+            f"{key}_params of {name} has {', '.join(unknown)}; it takes {', '.join(sorted(known)) or 'none'}"
+        )
 
 
 class _SEANetConfig(Config):
@@ -77,20 +123,31 @@ class _SEANetConfig(Config):
     dimension: int = Field(128, ge=1)
     n_filters: int = Field(32, ge=1)
     n_residual_layers: int = Field(1, ge=0)
-    ratios: list[int]
-    activation: str = "ELU"
-    activation_params: dict[str, Any] = {"alpha": 1.0}
-    norm: str = "weight_norm"
-    norm_params: dict[str, Any] = {}
+    ratios: PositiveList
+    activation: ActivationName = "ELU"
+    activation_params: dict[str, float] | None = None
+    norm: Literal["weight_norm", "time_group_norm", "none"] = "weight_norm"
+    norm_params: GroupNormConfig = GroupNormConfig()
     kernel_size: int = Field(7, ge=1)
     last_kernel_size: int = Field(7, ge=1)
     residual_kernel_size: int = Field(3, ge=1)
     dilation_base: int = Field(2, ge=1)
     causal: bool = False
-    pad_mode: str = "reflect"
+    pad_mode: Literal["reflect", "constant", "replicate"] = "reflect"
     true_skip: bool = False
     compress: int = Field(2, ge=1)
     lstm: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> _SEANetConfig:
+        if self.norm == "time_group_norm" and self.causal:
+            raise ValueError("norm 'time_group_norm' cannot be causal: it looks ahead; choose 'weight_norm'")
+        if self.n_residual_layers and self.n_filters < self.compress:
+            raise ValueError(
+                f"n_filters must be at least compress, found {self.n_filters} and {self.compress}"
+            )
+        _check_activation("activation", self.activation, self.activation_params)
+        return self
 
     @property
     def latent_dim(self) -> int:
@@ -106,30 +163,47 @@ class _SEANetConfig(Config):
 class SEANetEncoderConfig(_SEANetConfig):
     """The encoder of SEANet; ``ratios`` are listed from the audio side."""
 
-    ratios: list[int] = [2, 2, 2, 2, 2]
+    ratios: PositiveList = [2, 2, 2, 2, 2]
 
 
 class SEANetDecoderConfig(_SEANetConfig):
     """The decoder of SEANet; ``ratios`` are listed from the latent side."""
 
-    ratios: list[int] = [8, 5, 4, 2]
-    final_activation: str | None = None
-    final_activation_params: dict[str, Any] | None = None
+    ratios: PositiveList = [8, 5, 4, 2]
+    final_activation: ActivationName | None = None
+    final_activation_params: dict[str, float] | None = None
     trim_right_ratio: float = Field(1.0, ge=0, le=1)
+    """The share of a transposed convolution's surplus that is cut off at the end, where it is causal."""
+
+    @model_validator(mode="after")
+    def _decoder_options_fit(self) -> SEANetDecoderConfig:
+        if self.trim_right_ratio != 1.0 and not self.causal:
+            raise ValueError(
+                f"trim_right_ratio must be 1 unless causal is true, found {self.trim_right_ratio}"
+            )
+        if self.final_activation is not None:
+            _check_activation("final_activation", self.final_activation, self.final_activation_params)
+        elif self.final_activation_params:
+            raise ValueError("final_activation_params are given, but no final_activation")
+        return self
 
 
 class TAAEConfig(Config):
-    """Convolutions with a stack of windowed transformer layers at each stride (Parker et al. 2024)."""
+    """Convolutions with a stack of windowed transformer layers at each stride (Parker et al. 2024).
+
+    Strides, channel multipliers and depths are listed from the audio side, in the decoder too.
+    """
 
     in_channels: int = Field(2, ge=1)
     out_channels: int = Field(2, ge=1)
     channels: int = Field(128, ge=1)
     latent_dim: int = Field(32, ge=1)
-    c_mults: list[int] = [1, 2, 4, 8]
-    strides: list[int] = [2, 4, 8, 8]
-    transformer_depths: list[int] = [3, 3, 3, 3]
+    c_mults: PositiveList = [1, 2, 4, 8]
+    strides: PositiveList = [2, 4, 8, 8]
+    transformer_depths: list[Annotated[int, Field(ge=0)]] = [3, 3, 3, 3]
     use_snake: bool = False
-    sliding_window: tuple[int, int] | None = (63, 64)
+    sliding_window: tuple[Annotated[int, Field(ge=-1)], Annotated[int, Field(ge=-1)]] | None = (63, 64)
+    """How many tokens before and after itself a token sees; -1 is no limit."""
     checkpointing: bool = False
     conformer: bool = False
     layer_scale: bool = True
@@ -140,7 +214,24 @@ class TAAEConfig(Config):
         lengths = [len(self.c_mults), len(self.strides), len(self.transformer_depths)]
         if len(set(lengths)) != 1:
             raise ValueError(f"c_mults, strides and transformer_depths must be equally long, found {lengths}")
+        for index, (width, depth) in enumerate(zip(self.widths[1:], self.transformer_depths, strict=True)):
+            if depth and width > TAAE_HEAD_WIDTH and width % TAAE_HEAD_WIDTH:
+                raise ValueError(
+                    f"channels x c_mults[{index}] is {width}; above {TAAE_HEAD_WIDTH} a transformer needs"
+                    f" a multiple of {TAAE_HEAD_WIDTH}"
+                )
+            if self.strides[index] == 1 and width != self.widths[index]:
+                raise ValueError(
+                    f"strides[{index}] is 1, which has no convolution to change the width, but it goes from"
+                    f" {self.widths[index]} to {width}"
+                )
         return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels before the first stride, and after each, from the audio side."""
+        widths = [self.channels * mult for mult in self.c_mults]
+        return [widths[0], *widths]
 
     @property
     def ratio(self) -> int:
@@ -162,40 +253,100 @@ class OobleckEncoder(_Encoder):
     type: Literal["oobleck"]
     config: OobleckConfig
 
+    @property
+    def in_channels(self) -> int | None:
+        """Channels it takes, or None where it takes what there is."""
+        return self.config.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels it makes."""
+        return self.config.latent_dim
+
 
 class DACEncoder(_Encoder):
     type: Literal["dac"]
-    config: DACEncoderConfig
+    config: DACEncoderConfig = DACEncoderConfig()
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels it takes."""
+        return self.config.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels it makes."""
+        return self.config.latent_dim or self.config.width
 
 
 class SEANetEncoder(_Encoder):
     type: Literal["seanet"]
-    config: SEANetEncoderConfig
+    config: SEANetEncoderConfig = SEANetEncoderConfig()
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels it takes."""
+        return self.config.channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels it makes."""
+        return self.config.dimension
 
 
 class TAAEEncoder(_Encoder):
     type: Literal["taae"]
-    config: TAAEConfig
+    config: TAAEConfig = TAAEConfig()
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels it takes."""
+        return self.config.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels it makes."""
+        return self.config.latent_dim
 
 
 class OobleckDecoder(_Decoder):
     type: Literal["oobleck"]
     config: OobleckConfig
 
+    @property
+    def out_channels(self) -> int | None:
+        """Channels it makes, or None where it makes what is wanted."""
+        return self.config.out_channels
+
 
 class DACDecoder(_Decoder):
     type: Literal["dac"]
     config: DACDecoderConfig
 
+    @property
+    def out_channels(self) -> int | None:
+        """Channels it makes."""
+        return self.config.out_channels
+
 
 class SEANetDecoder(_Decoder):
     type: Literal["seanet"]
-    config: SEANetDecoderConfig
+    config: SEANetDecoderConfig = SEANetDecoderConfig()
+
+    @property
+    def out_channels(self) -> int | None:
+        """Channels it makes."""
+        return self.config.channels
 
 
 class TAAEDecoder(_Decoder):
     type: Literal["taae"]
-    config: TAAEConfig
+    config: TAAEConfig = TAAEConfig()
+
+    @property
+    def out_channels(self) -> int | None:
+        """Channels it makes."""
+        return self.config.out_channels
 
 
 EncoderConfig = Annotated[

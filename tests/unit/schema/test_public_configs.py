@@ -80,6 +80,8 @@ def autoencoder(codec: str = "oobleck", bottleneck: str | None = None, **more: A
     }
     if bottleneck is not None:
         model["bottleneck"] = {"type": bottleneck, "config": BOTTLENECKS[bottleneck]}
+        noise = BOTTLENECKS[bottleneck].get("noise_augment_dim", 0)
+        model["decoder"]["config"] = decoder | ({"latent_dim": 6 + noise} if noise else {})
     return json.loads(json.dumps(model))  # nothing shared between encoder and decoder
 
 
