@@ -78,7 +78,8 @@ class DiscreteBottleneck(Bottleneck):
         )
         if not fits:
             raise UsageError(
-                f"codes must have the shape (batch, {self.num_quantizers}, length), found {tuple(codes.shape)}"
+                f"codes must have the shape (batch, {self.num_quantizers}, length),"
+                f" found {tuple(codes.shape)}"
             )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class CodebookQuantizer(nn.Module):
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """For ``(B, D, L)``: what it is quantised to, codes ``(B, L)``, the projected input, two losses ``(B,)``.
+        """``(B, D, L)`` quantised, its codes ``(B, L)``, the projected input ``(B, d, L)``, two losses ``(B,)``.
 
         The losses pull the input to its code (commitment) and the code to its input (codebook).
         """
@@ -84,7 +85,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.dropout = config.quantizer_dropout
 
     def forward(self, z: Tensor, generator: Generators = None) -> Quantised:
-        """``(B, D, L)`` quantised. In training the first items of a batch get a random number of codebooks."""
+        """``(B, D, L)`` quantised; in training the first items of a batch get a random number of codebooks."""
         used = self._codebooks_used(z, generator)
         total, residual = torch.zeros_like(z), z
         commitment, codebook = z.new_zeros(()), z.new_zeros(())
@@ -102,9 +103,10 @@ class ResidualVectorQuantizer(nn.Module):
 
     def from_codes(self, codes: Tensor) -> Tensor:
         """Quantised latents ``(B, D, L)`` of the codes ``(B, q, L)`` of the first ``q`` codebooks."""
+        quantizers: Iterable[Any] = self.quantizers
         parts = [
             quantizer.out_proj(quantizer.lookup(part))
-            for quantizer, part in zip(self.quantizers, codes.unbind(1), strict=False)
+            for quantizer, part in zip(quantizers, codes.unbind(1), strict=False)
         ]
         return torch.stack(parts).sum(0)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_audio_tools.models.bottlenecks.base import (
     DiscreteBottleneck,
@@ -29,7 +30,7 @@ class FSQBottleneck(DiscreteBottleneck):
         target = torch.get_default_device()
         # It counts its codes while it is built, so tables are made on the CPU even where nothing else is.
         with torch.device("cpu"):
-            self.quantizer: nn.Module = FSQ(**config.model_dump(exclude={"noise_augment_dim"}))
+            self.quantizer: Any = FSQ(**config.model_dump(exclude={"noise_augment_dim"}))
         if target.type != "meta":
             self.quantizer.to(target)
 

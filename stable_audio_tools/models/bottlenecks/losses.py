@@ -1,43 +1,26 @@
-"""The losses that bottlenecks report, and how a config weighs them."""
+"""The losses that bottlenecks report, and which weight of a config is whose."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from torch import Tensor
 
 from stable_audio_tools.models.bottlenecks.base import Info
-
-
-class ReportedLoss(NamedTuple):
-    """A scalar in what :meth:`Bottleneck.encode` reports."""
-
-    weight_key: str
-    """Its name under ``bottleneck.weights`` of ``training.loss_configs``."""
-    weight: float
-    """What it counts where the config does not say, as in the public code."""
-
+from stable_audio_tools.schema.losses import BottleneckWeights
 
 LOSSES = {
-    "kl": ReportedLoss("kl", 1e-6),  # vae
-    "mmd": ReportedLoss("mmd", 100.0),  # wasserstein, in training only
-    "softnorm_loss": ReportedLoss("softnorm", 1e-5),  # softnorm, in training only
-    "quantizer_loss": ReportedLoss("quantizer_loss", 1.0),  # rvq
-    "vq/codebook_loss": ReportedLoss("codebook_loss", 1.0),  # dac_rvq
-    "vq/commitment_loss": ReportedLoss("commitment_loss", 0.25),  # dac_rvq
+    "kl": "kl",  # vae
+    "mmd": "mmd",  # wasserstein, in training only
+    "softnorm_loss": "softnorm",  # softnorm, in training only
+    "quantizer_loss": "quantizer",  # rvq
+    "vq/codebook_loss": "codebook",  # dac_rvq
+    "vq/commitment_loss": "commitment",  # dac_rvq
 }
-"""Every loss of every bottleneck, by its name in the info. ``fsq`` and ``dithered_fsq`` need none."""
+"""Every loss of every bottleneck: its public name in the info, and the key of its weight.
+
+``tanh``, ``l2_norm``, ``fsq`` and ``dithered_fsq`` need none.
+"""
 
 
-def weighted_losses(info: Info, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The losses in ``info``, each times its weight, by name.
-
-    Args:
-        weights: by weight key; what is absent has its public weight.
-    """
-    return {
-        name: weights.get(loss.weight_key, loss.weight) * info[name]
-        for name, loss in LOSSES.items()
-        if name in info
-    }
+def weighted_losses(info: Info, weights: BottleneckWeights) -> dict[str, Tensor]:
+    """The losses in ``info`` by name, each times its weight."""
+    return {name: getattr(weights, key) * info[name] for name, key in LOSSES.items() if name in info}

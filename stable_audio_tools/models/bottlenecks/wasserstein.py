@@ -17,7 +17,7 @@ from stable_audio_tools.schema.bottlenecks import WassersteinConfig
 
 
 class WassersteinBottleneck(Bottleneck):
-    """A Wasserstein autoencoder's latents (Tolstikhin et al. 2017): free, and held to a Gaussian by a loss."""
+    """Latents of a Wasserstein autoencoder (Tolstikhin et al. 2017), held to a Gaussian by a loss alone."""
 
     def __init__(self, config: WassersteinConfig) -> None:
         super().__init__()

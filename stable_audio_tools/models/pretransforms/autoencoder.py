@@ -62,6 +62,23 @@ class AutoencoderPretransform(Pretransform):
         )
         return audio.float()
 
+    def tokenize(self, audio: Tensor) -> Tensor:
+        """Codes ``(B, Q, ceil(T / ratio))``, int64, of audio ``(B, C, T)``.
+
+        Raises:
+            UsageError: the autoencoder has no codes.
+        """
+        return self.model.tokenize(
+            self._compute_dtype(audio), chunked=self.config.chunked, iterate_batch=self.config.iterate_batch
+        )
+
+    def decode_tokens(self, codes: Tensor) -> Tensor:
+        """Audio ``(B, C, L ratio)`` of codes ``(B, Q, L)``; errors as for :meth:`tokenize`."""
+        audio = self.model.decode_tokens(
+            codes, chunked=self.config.chunked, iterate_batch=self.config.iterate_batch
+        )
+        return audio.float()
+
     def _compute_dtype(self, x: Tensor) -> Tensor:
         half = self.config.model_half and x.device.type != "cpu"
         return x.to(torch.float16 if half else torch.float32)

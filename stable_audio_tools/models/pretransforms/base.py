@@ -84,6 +84,35 @@ class Pretransform(nn.Module):
         """Audio ``(B, C, L ratio)`` of codes ``(B, Q, L)``."""
         raise UsageError(f"{type(self).__name__} has no codes; a language model takes one that quantises")
 
+    def check_audio(self, audio: Tensor) -> None:
+        """Refuse what is not audio ``(B, C, T)`` of ``io_channels``.
+
+        Raises:
+            UsageError: the shape does not fit.
+        """
+        _check(audio, self.io_channels, "audio")
+
+    def check_latents(self, latents: Tensor) -> None:
+        """Refuse what is not ``(B, D, L)`` of ``encoded_channels``.
+
+        Raises:
+            UsageError: the shape does not fit.
+        """
+        _check(latents, self.encoded_channels, "latents")
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Refuse what is not codes ``(B, Q, L)``.
+
+        Raises:
+            UsageError: the shape does not fit.
+        """
+        _check(codes, self.num_quantizers, "codes")
+
     def forward(self, audio: Tensor, **options: Any) -> Tensor:
         """:meth:`encode`."""
         return self.encode(audio, **options)
+
+
+def _check(x: Tensor, channels: int, what: str) -> None:
+    if x.ndim != 3 or x.shape[1] != channels or x.shape[2] == 0:
+        raise UsageError(f"{what} must have the shape (batch, {channels}, length), found {tuple(x.shape)}")

@@ -7,11 +7,18 @@ from typing import Any
 
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.patched import PatchedPretransform
+from stable_audio_tools.models.pretransforms.published import EncodecPretransform, PretrainedDACPretransform
+from stable_audio_tools.models.pretransforms.wavelet import WaveletPretransform
 from stable_audio_tools.schema import autoencoder
 from stable_audio_tools.schema.base import Config
 
 PRETRANSFORMS: dict[type[Config], Callable[[Any, int], Pretransform]] = {
     autoencoder.AutoencoderPretransformConfig: AutoencoderPretransform,
+    autoencoder.WaveletPretransformConfig: WaveletPretransform,
+    autoencoder.PatchedPretransformConfig: PatchedPretransform,
+    autoencoder.PretrainedDACPretransformConfig: PretrainedDACPretransform,
+    autoencoder.AudiocraftPretransformConfig: EncodecPretransform,
 }
 
 
