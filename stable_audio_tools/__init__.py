@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stable_audio_tools.inference.generation import generate_diffusion_cond
+    from stable_audio_tools.inference.unconditional import generate_diffusion_uncond
     from stable_audio_tools.models.factory import create_model_from_config, create_model_from_config_path
     from stable_audio_tools.models.pretrained import get_pretrained_model
 
@@ -18,6 +19,7 @@ __all__ = [
     "create_model_from_config",
     "create_model_from_config_path",
     "generate_diffusion_cond",
+    "generate_diffusion_uncond",
     "get_pretrained_model",
 ]
 
@@ -25,6 +27,7 @@ _HOMES = {
     "create_model_from_config": "models.factory",
     "create_model_from_config_path": "models.factory",
     "generate_diffusion_cond": "inference.generation",
+    "generate_diffusion_uncond": "inference.unconditional",
     "get_pretrained_model": "models.pretrained",
 }
 

@@ -63,7 +63,7 @@ def extract(
     folder = output.with_suffix("") if output.suffix == ".npy" else output
     source = _source(dataset_config, queries)
     store = _extract(
-        model, model.load(device), source, folder, settings, batch_size=batch_size, num_workers=num_workers
+        model, model.load_conditional(device), source, folder, settings, batch_size=batch_size, num_workers=num_workers
     )
     if output.suffix == ".npy":
         store.export(output)
@@ -163,7 +163,7 @@ def run_attribution(
     folder = Path(output_dir)
     # Both lists first: a clip without a prompt should show before an hour of work on the training set.
     clips, tracks = _source(None, queries), _source(train_dataset_config, None)
-    loaded = model.load(device)
+    loaded = model.load_conditional(device)
     jobs = (
         (tracks, TRAIN_FEATURES, settings),
         (

@@ -1,4 +1,4 @@
-"""``sat generate``: clips from prompts."""
+"""``sat generate``: clips from prompts, or from noise alone."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def generate(
     prompt: list[str] = typer.Option(None, help="What it should sound like; may be given more than once."),
     prompts_file: Path = typer.Option(None, help="Or a text file with one prompt a line."),
     negative_prompt: str = typer.Option(None, help="What to steer away from."),
+    num_clips: int = typer.Option(
+        None, help="How many clips, of a model that takes no prompts; 1 by default.", min=1
+    ),
     seconds: float = typer.Option(None, help="Length of each clip; by default the training window."),
     output_dir: Path = typer.Option(Path("outputs/generated"), help="Where the clips go."),
     steps: int = typer.Option(100, help="Sampler steps.", rich_help_panel=_SAMPLING),
@@ -48,7 +51,10 @@ def generate(
     format: str = typer.Option("wav", help=f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}."),
     device: str = typer.Option(None, help="auto, cpu, cuda, cuda:N or mps."),
 ) -> None:
-    """Make a clip for each prompt, with a sidecar that says how: it can be made again and be attributed."""
+    """Make a clip for each prompt, with a sidecar that says how: it can be made again and be attributed.
+
+    A model that takes no prompts, such as Dance Diffusion, makes --num-clips of them.
+    """
     prompts = _prompts(prompt or [], prompts_file)
     if format not in _FORMATS:
         raise UsageError(f"--format: found {format!r}, expected one of {', '.join(_FORMATS)}")
@@ -57,6 +63,15 @@ def generate(
         lora_ckpt_path=lora_ckpt_path,
         pretransform_ckpt_path=pretransform_ckpt_path,
     )
+    if _takes_prompts(files.model_config):
+        if num_clips is not None:
+            raise UsageError("--num-clips: this model takes prompts; give --prompt as often as you like")
+        if not prompts:
+            raise UsageError("give --prompt (as often as you like) or --prompts-file")
+    else:
+        if prompts or negative_prompt is not None:
+            raise UsageError("--prompt: this model takes none; give --num-clips")
+        prompts = [""] * (num_clips or 1)
     from stable_audio_tools.inference.clips import ClipRequest, generate_clips
 
     model = files.load(device)
@@ -92,9 +107,16 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--prompts-file: {file}: cannot be read as UTF-8 text: {error}") from error
         prompts += [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UsageError("give --prompt (as often as you like) or --prompts-file")
+        if not prompts:
+            raise UsageError(f"--prompts-file: {file}: holds no prompts")
     return prompts
+
+
+def _takes_prompts(model_config: Path) -> bool:
+    from stable_audio_tools.schema.model import DiffusionUncondModelConfig
+    from stable_audio_tools.schema.reader import read_model_config
+
+    return not isinstance(read_model_config(model_config), DiffusionUncondModelConfig)
 
 
 def _model_files(

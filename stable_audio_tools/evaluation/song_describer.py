@@ -198,7 +198,7 @@ def evaluate_checkpoint(
     require_same_clap(reference, embedder)
     adapter = None if lora_ckpt_path is None else Path(lora_ckpt_path)
     files = ModelFiles(Path(model_config), Path(ckpt_path), adapter)
-    model = files.load(target)
+    model = files.load_conditional(target)
     length = model.config.duration_seconds if seconds is None else seconds
     requests = [
         ClipRequest(prompt, seconds_total=length, name=track_id)

@@ -21,6 +21,8 @@ from stable_audio_tools.diffusion.noise import PerClipNoise
 from stable_audio_tools.diffusion.samplers import get_sampler
 from stable_audio_tools.errors import AudioError, ConfigError, UsageError
 from stable_audio_tools.inference.generation import GenerationRun, SamplerOptions
+from stable_audio_tools.inference.unconditional import UnconditionalRun
+from stable_audio_tools.models.unconditional import DiffusionModelWrapper
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import hash_json, safe_name
 from stable_audio_tools.runtime.manifest import installed_versions
@@ -36,7 +38,7 @@ class ClipRequest:
     """One clip to make.
 
     Attributes:
-        prompt: what it should sound like.
+        prompt: what it should sound like; empty for a model that takes no prompts.
         seconds_total: length of the piece that the model is told of.
         seconds_start: where in that piece the clip begins; the clip lasts to ``seconds_total``.
         negative_prompt: what to steer away from.
@@ -88,15 +90,17 @@ def generate_clips(
     """Render ``requests`` into ``out_dir``: for each, the audio file and ``<name>.json`` beside it.
 
     A clip depends on its request, the settings and its seed, and not on the batch that it was rendered in:
-    on a CPU it is the clip of ``generate_diffusion_cond`` with ``batch_size=1`` and that seed. Where
+    on a CPU it is the clip of ``generate_diffusion_cond`` (or ``generate_diffusion_uncond``) with
+    ``batch_size=1`` and that seed. Where
     ``model_sha256`` is given, a clip that is on disk already with the same weights and settings is kept, so
     that an interrupted run goes on where it stopped.
 
     Args:
-        model: a ``ConditionedDiffusionModelWrapper``; it is moved to ``device`` and put in evaluation mode.
+        model: a ``ConditionedDiffusionModelWrapper`` or, for requests without prompts, a
+            ``DiffusionModelWrapper``; it is moved to ``device`` and put in evaluation mode.
         batch_size: clips rendered at once, of those that are equally long.
         steps: sampler steps.
-        cfg_scale: strength of guidance.
+        cfg_scale: strength of guidance; without effect on a model that takes no prompts.
         sampler: a name of ``diffusion.samplers.SAMPLERS``, or None for the objective's default.
         sampler_options: more of :class:`~stable_audio_tools.inference.generation.SamplerOptions`, by name.
         seed: base seed; clip i has ``seed + i`` unless its request names one.
@@ -120,6 +124,8 @@ def generate_clips(
     _, chosen = get_sampler(sampler, model.diffusion_objective)
     if not chosen.batch_independent:
         batch_size = 1
+    if _is_unconditional(model):
+        cfg_scale = 1.0
     common = _common_settings(model, options, steps, cfg_scale, checkpoint, model_sha256)
     common["sampler_options"] |= {"full_window": full_window, "normalize": normalize}
     jobs = _plan(model, requests, Path(out_dir), suffix, seed, common)
@@ -175,10 +181,13 @@ def _plan(
     model: Any, requests: Sequence[ClipRequest], folder: Path, suffix: str, seed: int, common: dict[str, Any]
 ) -> list[_Job]:
     """Name, length and sidecar of every clip."""
+    unconditional = _is_unconditional(model)
     digits = max(4, len(str(len(requests))))
     taken: set[str] = set()
     jobs, cut = [], 0
     for position, request in enumerate(requests):
+        if unconditional and (request.prompt or request.negative_prompt is not None):
+            raise UsageError(f"clip {position}: found a prompt, but this model takes none; leave it empty")
         seconds = request.seconds_total - request.seconds_start
         if not math.isfinite(seconds) or round(seconds * model.sample_rate) < 1:
             raise UsageError(
@@ -210,6 +219,11 @@ def _plan(
         longest = model.config.duration_seconds
         warn(f"{cut} clips are cut to {longest:.1f} s, the longest that this model was trained on")
     return jobs
+
+
+def _is_unconditional(model: Any) -> bool:
+    """Whether it takes no prompts."""
+    return isinstance(model, DiffusionModelWrapper)
 
 
 def _unique(stem: str, taken: set[str]) -> str:
@@ -255,7 +269,8 @@ def _render(
     cfg_scale: float,
 ) -> Tensor:
     """Audio ``(B, C, num_samples)`` on the CPU."""
-    run = GenerationRun(model, len(batch), num_samples, device, options)
+    kind = UnconditionalRun if _is_unconditional(model) else GenerationRun
+    run = kind(model, len(batch), num_samples, device, options)
     source = PerClipNoise([job.sidecar.seed for job in batch])
     noise = source.initial(run.latent_shape).to(device)
     tensors = run.embed([job.request.metadata(job.request.prompt) for job in batch], None)

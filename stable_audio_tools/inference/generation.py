@@ -333,3 +333,12 @@ class GenerationRun:
         """Audio ``(B, C, sample_size)``."""
         audio = latents if self.model.pretransform is None else self.model.pretransform.decode(latents)
         return audio[..., : self.sample_size].float()
+
+
+def __getattr__(name: str) -> Any:
+    """``generate_diffusion_uncond`` under its public path; its module stands on this one."""
+    if name == "generate_diffusion_uncond":
+        from stable_audio_tools.inference.unconditional import generate_diffusion_uncond
+
+        return generate_diffusion_uncond
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

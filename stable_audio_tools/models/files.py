@@ -13,6 +13,7 @@ from stable_audio_tools.models.adapters.lora import load_adapter
 from stable_audio_tools.models.checkpoints import load_checkpoint, load_pretransform, model_sha256
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
+from stable_audio_tools.models.unconditional import DiffusionModelWrapper
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import hash_json, sha256_file
 from stable_audio_tools.schema.reader import read_json
@@ -51,20 +52,34 @@ class ModelFiles:
         config = {key: value for key, value in read_json(self.model_config).items() if key != "training"}
         return {"model_config": hash_json(config), **self._weights()}
 
-    def load(self, device: str | torch.device | None = None) -> ConditionedDiffusionModelWrapper:
-        """The model in evaluation mode on ``device``; None is the best there is.
+    def load(
+        self, device: str | torch.device | None = None
+    ) -> ConditionedDiffusionModelWrapper | DiffusionModelWrapper:
+        """The diffusion model, with or without prompts, in evaluation mode on ``device``; None is the best.
 
         Raises:
             ConfigError: the config has a mistake.
-            UsageError: the config is not that of a conditional diffusion model.
+            UsageError: the config is not that of a diffusion model.
             CheckpointError: a checkpoint or an adapter is missing or does not fit.
         """
+        kinds = (ConditionedDiffusionModelWrapper, DiffusionModelWrapper)
+        return self._load(device, kinds, "generates audio, of type diffusion_cond or diffusion_uncond")
+
+    def load_conditional(self, device: str | torch.device | None = None) -> ConditionedDiffusionModelWrapper:
+        """:meth:`load` for what takes a model with prompts.
+
+        Raises:
+            UsageError: the config is not that of a conditional diffusion model.
+        """
+        kinds = (ConditionedDiffusionModelWrapper,)
+        return self._load(device, kinds, "turns prompts into audio, of type diffusion_cond")
+
+    def _load(self, device: str | torch.device | None, kinds: tuple[type, ...], expected: str) -> Any:
         target = resolve_device(device)
         model = create_model_from_config_path(self.model_config)
-        if not isinstance(model, ConditionedDiffusionModelWrapper):
+        if not isinstance(model, kinds):
             raise UsageError(
-                f"{self.model_config}: describes an {type(model).__name__}; expected a model that turns"
-                " prompts into audio, of type diffusion_cond"
+                f"{self.model_config}: describes a {type(model).__name__}; expected a model that {expected}"
             )
         own_pretransform = self.pretransform_ckpt_path is None
         load_checkpoint(model, self.ckpt_path, allow_missing=() if own_pretransform else ("pretransform.",))
