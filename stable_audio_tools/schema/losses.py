@@ -208,7 +208,7 @@ class BottleneckWeights(Config):
 
     kl: float = Field(1e-6, ge=0)
     mmd: float = Field(100.0, ge=0)
-    softnorm: float = Field(1.0, ge=0)
+    softnorm: float = Field(1e-5, ge=0)
     quantizer: float = Field(1.0, ge=0)
     codebook: float = Field(1.0, ge=0)
     commitment: float = Field(0.25, ge=0)

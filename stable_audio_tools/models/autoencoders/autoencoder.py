@@ -139,13 +139,14 @@ class AudioAutoencoder(nn.Module):
         _, info = self.encode(audio, return_info=True, **options)
         return self._discrete().codes(info)
 
-    def decode_tokens(self, tokens: Tensor, **options: Any) -> Tensor:
+    def decode_tokens(self, tokens: Tensor, generator: Generators = None, **options: Any) -> Tensor:
         """Audio ``(B, C, L ratio)`` of codes ``(B, Q, L)``; options as for :meth:`decode`.
 
         Raises:
             UsageError: the bottleneck has no codes.
         """
-        return self.decode(self._discrete().decode_codes(tokens), **options)
+        quantised = self._discrete().decode_tokens(tokens, generator)
+        return self.decode(quantised, skip_bottleneck=True, **options)
 
     def preprocess_audio_for_encoder(self, audio: Tensor, in_sr: int) -> Tensor:
         """One clip ``(C, T)`` at ``in_sr`` Hz as ``(1, in_channels, T')``, ready for :meth:`encode_audio`."""

@@ -47,7 +47,7 @@ class CodebookQuantizer(nn.Module):
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """``(B, D, L)`` quantised, its codes ``(B, L)``, the projected input ``(B, d, L)``, two losses ``(B,)``.
+        """``(B, D, L)`` quantised, its codes ``(B, L)``, the projection ``(B, d, L)``, two losses ``(B,)``.
 
         The losses pull the input to its code (commitment) and the code to its input (codebook).
         """
@@ -85,7 +85,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.dropout = config.quantizer_dropout
 
     def forward(self, z: Tensor, generator: Generators = None) -> Quantised:
-        """``(B, D, L)`` quantised; in training the first items of a batch get a random number of codebooks."""
+        """``(B, D, L)`` quantised; in training the first items of a batch get by with fewer codebooks."""
         used = self._codebooks_used(z, generator)
         total, residual = torch.zeros_like(z), z
         commitment, codebook = z.new_zeros(()), z.new_zeros(())

@@ -1,8 +1,8 @@
 """Codecs that others have trained and published, in the Hugging Face format.
 
-Such a codec is frozen, is read on first use and stays out of the state dict, like a text encoder: a checkpoint
-would only repeat what everybody can fetch. For the public names the widths are known (``schema.codecs``), so
-that a model can be built, and its keys known, without fetching anything.
+Such a codec is frozen, is read on first use and stays out of the state dict, like a text encoder: a
+checkpoint would only repeat what everybody can fetch. For the public names the widths are known
+(``schema.codecs``), so that a model can be built, and its keys known, without fetching anything.
 """
 
 from __future__ import annotations
