@@ -92,10 +92,9 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         diffusion, pretransform = config.model.diffusion, config.model.pretransform
         self.config = config
         self.model = NETWORKS[type(diffusion)](diffusion.config, diffusion.diffusion_objective)
-        self.conditioner = MultiConditioner(config.model.conditioning)
-        self.pretransform = (
-            None if pretransform is None else create_pretransform(pretransform, config.sample_rate)
-        )
+        codec = None if pretransform is None else create_pretransform(pretransform, config.sample_rate)
+        self.conditioner = MultiConditioner(config.model.conditioning, config.sample_rate, codec)
+        self.pretransform = codec
         self.io_channels = config.model.io_channels
         self.sample_rate = config.sample_rate
         self.diffusion_objective = diffusion.diffusion_objective

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.errors import CheckpointError
@@ -34,6 +35,30 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def readable_errors(kind: str, name: str, expected: str) -> Iterator[None]:
+    """What transformers raises where it finds nothing to load, as one line.
+
+    Args:
+        kind: what the message calls it.
+        name: a folder, or a name on the hub.
+        expected: what should be there.
+
+    Raises:
+        CheckpointError: nothing could be loaded.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        where = "in this folder" if Path(name).is_dir() else "on the Hugging Face hub or in its local cache"
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise CheckpointError(
+            f"{kind} {name!r}: expected {expected} {where}: {reason}; give the path of a downloaded copy"
+        ) from error
 
 
 def load_pretrained(

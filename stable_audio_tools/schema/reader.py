@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.schema.base import nearest
+from stable_audio_tools.schema.conditioning import ConditioningConfig
 from stable_audio_tools.schema.dataset import DatasetConfig
 from stable_audio_tools.schema.left_out import LEFT_OUT
 from stable_audio_tools.schema.model import ModelConfig
@@ -18,6 +19,14 @@ T = TypeVar("T")
 
 _MODEL: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
 _DATASET: TypeAdapter[DatasetConfig] = TypeAdapter(DatasetConfig)
+_CONDITIONING: TypeAdapter[ConditioningConfig] = TypeAdapter(ConditioningConfig)
+_PRETRAINED_KEYS = (
+    "t5_model_name",
+    "model_name",
+    "clap_ckpt_path",
+    "tokenizer_name",
+    "pretransform_ckpt_path",
+)
 
 
 def read_json(path: str | Path) -> Any:
@@ -42,10 +51,11 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_model_json(path: str | Path) -> Any:
-    """The JSON value of the model config at ``path``, with text encoders where they are.
+    """The JSON value of the model config at ``path``, with the pretrained models that it names in place.
 
-    A ``t5_model_name`` that starts with a dot, such as ``../t5``, is a folder relative to the config's own,
-    so that a model and its text encoder can be moved together; here it becomes an absolute path.
+    A ``t5_model_name`` (or other name of one) that starts with a dot, such as ``../t5``, is relative to the
+    config's own folder, so that a model and its text encoder can be moved together; here it becomes an
+    absolute path.
     """
     return _with_absolute_encoders(read_json(path), Path(path).parent)
 
@@ -56,9 +66,10 @@ def _with_absolute_encoders(value: Any, folder: Path) -> Any:
     if not isinstance(value, dict):
         return value
     result = {key: _with_absolute_encoders(item, folder) for key, item in value.items()}
-    encoder = result.get("t5_model_name")
-    if isinstance(encoder, str) and encoder.startswith("."):
-        result["t5_model_name"] = str((folder / encoder).resolve())
+    for key in _PRETRAINED_KEYS:
+        place = result.get(key)
+        if isinstance(place, str) and place.startswith("."):
+            result[key] = str((folder / place).resolve())
     return result
 
 
@@ -80,6 +91,11 @@ def parse_model_config(value: Any, source: str = "model config") -> ModelConfig:
 def parse_dataset_config(value: Any, source: str = "dataset config") -> DatasetConfig:
     """A dataset config from its JSON value; ``source`` is what error messages call it."""
     return _parse(_DATASET, value, source)
+
+
+def parse_conditioning_config(value: Any, source: str = "conditioning config") -> ConditioningConfig:
+    """A ``conditioning`` block from its JSON value; ``source`` is what error messages call it."""
+    return _parse(_CONDITIONING, value, source)
 
 
 def json_schema(kind: str) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, single_token
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, each, single_token
 from stable_audio_tools.models.conditioners.number import to_number
 from stable_audio_tools.schema.conditioning import IntConfig
 
@@ -24,7 +25,8 @@ class IntConditioner(Conditioner):
         self.config = config
         self.int_embedder = nn.Embedding(config.max_val - config.min_val + 1, output_dim)
 
-    def forward(self, values: list[Any], device: torch.device | str) -> Condition:
-        x = torch.tensor([int(to_number(value)) for value in values], device=device)
+    def forward(self, values: Iterable[Any], device: torch.device | str) -> Condition:
+        """One token ``(B, 1, D)`` for each number, and a mask of ones."""
+        x = torch.tensor([int(number) for number in each(values, to_number)], device=device)
         rows = x.clamp(self.config.min_val, self.config.max_val) % self.int_embedder.num_embeddings
         return single_token(self.int_embedder(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class ListConditioner(Conditioner):
             self.rows.setdefault(option, row)  # an option listed twice keeps its first row
         self.embedder = nn.Embedding(len(config.options) + 1, output_dim)
 
-    def forward(self, values: list[Any], device: torch.device | str) -> Condition:
+    def forward(self, values: Iterable[Any], device: torch.device | str) -> Condition:
+        """One token ``(B, 1, D)`` for each word, and a mask of ones."""
         rows = torch.tensor([self.rows.get(str(value), 0) for value in values], device=device)
         return single_token(self.embedder(rows))

@@ -1,25 +1,18 @@
-"""A text prompt through a T5 encoder (Raffel et al. 2020)."""
+"""A text prompt through an encoder of the T5 family (Raffel et al. 2020; T5Gemma: Zhang et al. 2025)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from stable_audio_tools.errors import CheckpointError, DataError
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
-from stable_audio_tools.runtime.libraries import quiet_transformers
-from stable_audio_tools.schema.built import only
-from stable_audio_tools.schema.conditioning import T5Config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from stable_audio_tools.errors import CheckpointError
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, each, on_device, to_text
+from stable_audio_tools.runtime.libraries import quiet_transformers, readable_errors
+from stable_audio_tools.schema.conditioning import T5Config, T5GemmaConfig
 
 # Widths of the public encoders, so that a model can be built, and its keys known, without fetching one.
 T5_WIDTHS = {
@@ -28,45 +21,63 @@ T5_WIDTHS = {
     "google/flan-t5-xl": 2048, "google/flan-t5-xxl": 4096,
     "google/t5-v1_1-small": 512, "google/t5-v1_1-base": 768, "google/t5-v1_1-large": 1024,
     "google/t5-v1_1-xl": 2048, "google/t5-v1_1-xxl": 4096,
+    "google/t5gemma-b-b-ul2": 768,
 }  # fmt: skip
+
+# By the model_type of a Hugging Face config: the class of transformers that is the encoder alone.
+_ENCODERS = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "t5gemma": "T5GemmaEncoderModel",
+}
 
 
 class T5Conditioner(Conditioner):
-    """A prompt as ``max_length`` tokens, zero where there is only padding.
+    """A prompt as ``max_length`` tokens.
 
     A frozen encoder is read on first use, from a Hugging Face name or a local folder, and is no part of the
-    state dict; it runs in float16 on CUDA and in float32 elsewhere. With ``enable_grad`` it is read at once,
-    kept in float32 as the submodule ``model``, trained and saved with the rest.
+    state dict; it runs in float32, and on CUDA a T5 in float16. With ``enable_grad`` it is read at once, kept
+    in float32 as the submodule ``model``, trained (without dropout) and saved with the rest.
 
-    Only the tokens of the longest prompt are computed. The encoder masks padding out of attention, so the
-    missing positions could not change the others, and they are zero in the result anyway.
+    Which encoder it is, of T5, mT5, UMT5 and T5Gemma, is told by its own config, whatever the type in ours.
+
+    Only the tokens of the longest prompt are computed, unless the padding mode wants to see what the encoder
+    makes of padding: it masks padding out of attention, so the missing positions could not change the others.
     """
 
-    def __init__(self, config: T5Config, output_dim: int) -> None:
-        only(config, "padding_mode", "zero")
-        super().__init__(encoder_width(config.t5_model_name), output_dim, config.project_out)
+    def __init__(self, config: T5Config | T5GemmaConfig, output_dim: int) -> None:
+        super().__init__(encoder_width(config.name), output_dim, config.project_out, config.padding_mode)
         self.config = config
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._tokenizer: Any = None
         # A module in a tuple is not registered, so the frozen encoder stays out of the state dict.
-        self._frozen: tuple[nn.Module] | None = None
+        self._frozen: tuple[Any] | None = None
         if config.enable_grad:
-            self._tokenizer, self.model = load_t5(config.t5_model_name)
-            self.model.requires_grad_(True)
+            self._tokenizer, self.model = load_t5(config.name)
+            self.model.requires_grad_(True).eval()
 
-    def forward(self, values: list[Any], device: torch.device | str) -> Condition:
+    def train(self, mode: bool = True) -> T5Conditioner:
+        """Follow the parent, but for the encoder: the public code trains it without dropout."""
+        super().train(mode)
+        if self.config.enable_grad:
+            self.model.eval()
+        return self
+
+    def forward(self, values: Iterable[Any], device: torch.device | str) -> Condition:
         """Embeddings ``(B, max_length, D)`` of prompts, and their mask.
 
         Raises:
             DataError: a prompt is not a string.
             CheckpointError: the text encoder cannot be found or read.
         """
-        for value in values:
-            if not isinstance(value, str):
-                raise DataError(f"expected a text prompt, found {value!r}")
+        texts = each(values, to_text)
         encoder = self._encoder(torch.device(device))
-        assert self._tokenizer is not None
         batch = self._tokenizer(
-            values, truncation=True, max_length=self.config.max_length, padding="longest", return_tensors="pt"
+            texts,
+            truncation=True,
+            max_length=self.config.max_length,
+            padding="max_length" if self.padding_mode == "none" else "longest",
+            return_tensors="pt",
         ).to(device)
         with (
             torch.set_grad_enabled(self.config.enable_grad and torch.is_grad_enabled()),
@@ -75,12 +86,14 @@ class T5Conditioner(Conditioner):
             hidden = encoder(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
             ).last_hidden_state
-        mask = batch["attention_mask"].to(torch.bool)
-        weight = next(self.proj_out.parameters(), None)
-        embeddings = self.proj_out(hidden.to(torch.float32 if weight is None else weight.dtype))
-        embeddings = embeddings * mask.unsqueeze(-1)
+        embeddings, mask = self._to_full_length(self.project(hidden), batch["attention_mask"].to(torch.bool))
+        return self.fill_padding(embeddings, mask), mask
+
+    def _to_full_length(self, embeddings: Tensor, mask: Tensor) -> Condition:
+        """Both with ``max_length`` positions, on the side where the tokenizer pads."""
         missing = self.config.max_length - mask.shape[1]
-        return F.pad(embeddings, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+        sides = (missing, 0) if self._tokenizer.padding_side == "left" else (0, missing)
+        return F.pad(embeddings, (0, 0, *sides)), F.pad(mask, sides)
 
     def _encoder(self, device: torch.device) -> nn.Module:
         """The encoder, on ``device`` where it is frozen; a trained one moves with the model that holds it."""
@@ -88,13 +101,12 @@ class T5Conditioner(Conditioner):
             return self.model
         if self._frozen is None:
             with torch.inference_mode(False):  # the first use may be a validation step
-                self._tokenizer, loaded = load_t5(self.config.t5_model_name)
+                self._tokenizer, loaded = load_t5(self.config.name)
                 self._frozen = (loaded.requires_grad_(False).eval(),)
         encoder = self._frozen[0]
-        now = next(encoder.parameters()).device
-        if now.type != device.type or device.index not in (None, now.index):
+        if not on_device(encoder, device):
             encoder.to(device)
-            if device.type == "cuda":
+            if device.type == "cuda" and encoder.config.model_type != "t5gemma":  # which overflows float16
                 _to_half(encoder)
             else:
                 encoder.float()
@@ -102,28 +114,53 @@ class T5Conditioner(Conditioner):
 
 
 def encoder_width(name: str) -> int:
-    """Channels of the T5 encoder called ``name``: from the table of public ones, else from its own config."""
+    """Channels of the encoder called ``name``: from the table of public ones, else from its own config.
+
+    Raises:
+        CheckpointError: there is no such encoder, or none of the T5 family.
+    """
     if name in T5_WIDTHS:
         return T5_WIDTHS[name]
-    from transformers import AutoConfig
-
-    with _readable_errors(name), quiet_transformers():
-        return int(AutoConfig.from_pretrained(name).d_model)
+    config = _encoder_config(name)
+    return int(config.encoder.hidden_size if config.model_type == "t5gemma" else config.d_model)
 
 
-def load_t5(name: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+def load_t5(name: str) -> tuple[Any, Any]:
     """Tokenizer and float32 encoder by Hugging Face name or local folder.
 
     Raises:
-        CheckpointError: they cannot be found or read.
+        CheckpointError: they cannot be found or read, or weights are missing.
     """
-    from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
+    import transformers
 
-    with _readable_errors(name), quiet_transformers():
+    config = _encoder_config(name)
+    encoder_class = getattr(transformers, _ENCODERS[config.model_type])
+    if config.model_type == "t5gemma":
+        config.is_encoder_decoder = False  # the class refuses the config of the pair
+    with readable_errors("text encoder", name, "a T5 tokenizer and encoder"), quiet_transformers():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         if torch.get_default_device().type == "meta":  # only keys and shapes are wanted
-            return AutoTokenizer.from_pretrained(name), T5EncoderModel(AutoConfig.from_pretrained(name))
-        encoder = T5EncoderModel.from_pretrained(name)
-        return AutoTokenizer.from_pretrained(name), encoder.float()
+            return tokenizer, encoder_class(config)
+        encoder, report = encoder_class.from_pretrained(name, config=config, output_loading_info=True)
+    missing = sorted(set(report["missing_keys"]) & {key for key, _ in encoder.named_parameters()})
+    if missing:  # transformers would go on with random numbers in their place
+        raise CheckpointError(
+            f"text encoder {name!r}: is not whole, {len(missing)} weights are missing, {missing[0]} first"
+        )
+    return tokenizer, encoder.float()
+
+
+def _encoder_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    with readable_errors("text encoder", name, "a T5 tokenizer and encoder"), quiet_transformers():
+        config = AutoConfig.from_pretrained(name)
+    if config.model_type not in _ENCODERS:
+        raise CheckpointError(
+            f"text encoder {name!r}: is of type {config.model_type!r}; expected one of"
+            f" {', '.join(sorted(_ENCODERS))}"
+        )
+    return config
 
 
 def _to_half(encoder: nn.Module) -> None:
@@ -132,16 +169,3 @@ def _to_half(encoder: nn.Module) -> None:
     for path, module in encoder.named_modules():
         if path.endswith(".wo"):
             module.float()
-
-
-@contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        where = "in this folder" if Path(name).is_dir() else "on the Hugging Face hub or in its local cache"
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"text encoder {name!r}: expected a T5 tokenizer and encoder {where}: {reason};"
-            " give t5_model_name the path of a downloaded copy"
-        ) from error

@@ -69,10 +69,10 @@ def test_the_global_generators_do_not_matter(clap: ClapEmbedder) -> None:
 
 def test_short_audio_embeds_as_the_model_itself_does(clap: ClapEmbedder) -> None:
     audio = clip(RATE // 2)
-    features = clap._extractor(audio[0].numpy(), sampling_rate=RATE, return_tensors="pt")
+    features = clap._clap.extractor(audio[0].numpy(), sampling_rate=RATE, return_tensors="pt")
     features["is_longer"] = torch.tensor([[False]])
     with torch.inference_mode():
-        found = clap._model.get_audio_features(**features)
+        found = clap._clap.model.get_audio_features(**features)
     expected = found if isinstance(found, torch.Tensor) else found.pooler_output
     torch.testing.assert_close(clap.embed_audio([audio], RATE), expected, atol=1e-5, rtol=0)
 

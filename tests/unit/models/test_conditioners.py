@@ -1,46 +1,38 @@
-"""Conditioners and how their outputs reach the network."""
+"""Numbers, choices and ready embeddings, and how the conditioners of a model work together."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from typing import Any
+import copy
+import math
+import pickle
+from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from pydantic import ValidationError
+from tiny_conditioners import WIDTH, conditioner, embed
+from torch import nn
 
-from stable_audio_tools.errors import CheckpointError, DataError
-from stable_audio_tools.models.conditioners.multi import CONDITIONERS, MultiConditioner
-from stable_audio_tools.models.conditioners.t5 import T5Conditioner
-from stable_audio_tools.schema.conditioning import ConditionerConfig, ConditioningConfig, T5Config
-
-WIDTH = 16
-
-
-def conditioner(*configs: dict[str, Any], width: int = WIDTH, **changes: Any) -> MultiConditioner:
-    config = ConditioningConfig.model_validate({"configs": list(configs), "cond_dim": width, **changes})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return MultiConditioner(config).requires_grad_(False)
+from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.models.conditioners import create_multi_conditioner_from_conditioning_config
+from stable_audio_tools.models.conditioners.multi import MultiConditioner
+from stable_audio_tools.models.conditioners.registry import CONDITIONERS
+from stable_audio_tools.schema.conditioning import ConditionerConfig, ConditioningConfig
 
 
-def number(key: str = "seconds", low: float = 0, high: float = 10) -> dict[str, Any]:
-    return {"id": key, "type": "number", "config": {"min_val": low, "max_val": high}}
+def number(key: str = "seconds", low: float = 0, high: float = 10, **more: Any) -> dict[str, Any]:
+    return {"id": key, "type": "number", "config": {"min_val": low, "max_val": high, **more}}
 
 
-def embed(model: MultiConditioner, key: str, *values: Any) -> Tensor:
-    embeddings, mask = model([{key: value} for value in values], "cpu")[key]
-    assert mask.shape == embeddings.shape[:2]
-    assert mask.dtype == torch.bool
-    return embeddings
+def whole(low: int, high: int) -> dict[str, Any]:
+    return {"id": "n", "type": "int", "config": {"min_val": low, "max_val": high}}
 
 
-def test_the_conditioners_that_are_built_come_first_in_the_schema() -> None:
-    from typing import get_args
+MOOD = {"id": "mood", "type": "list", "config": {"options": ["calm", "loud", "calm"]}}
 
-    union = get_args(get_args(ConditionerConfig)[0])
-    assert list(CONDITIONERS) == list(union[:4])
+
+def test_every_conditioner_of_the_schema_is_built() -> None:
+    assert set(CONDITIONERS) == set(get_args(get_args(ConditionerConfig)[0]))
 
 
 def test_numbers_are_clamped_and_told_apart() -> None:
@@ -52,28 +44,30 @@ def test_numbers_are_clamped_and_told_apart() -> None:
     torch.testing.assert_close(low, embed(model, "seconds", 0)[0])
 
 
-@pytest.mark.parametrize("value", ["ten", None, float("nan"), [1, 2]])
+@pytest.mark.parametrize("value", ["ten", None, float("nan"), [1, 2], torch.ones(2)])
 def test_what_is_no_number_is_named(value: Any) -> None:
-    with pytest.raises(DataError, match=r"conditioning 'seconds': expected a (finite )?number, found"):
-        embed(conditioner(number()), "seconds", value)
+    with pytest.raises(
+        DataError, match=r"conditioning 'seconds': item 1: expected a (finite )?number, found"
+    ):
+        embed(conditioner(number()), "seconds", 3, value)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 4), (60, 64), (-2, 2)])
 def test_each_integer_has_its_own_row(low: int, high: int) -> None:
-    model = conditioner({"id": "n", "type": "int", "config": {"min_val": low, "max_val": high}})
+    model = conditioner(whole(low, high))
     rows = embed(model, "n", *range(low, high + 1))[:, 0]
     assert len({tuple(row.tolist()) for row in rows}) == high - low + 1
     torch.testing.assert_close(embed(model, "n", low - 7, high + 7)[:, 0], rows[[0, -1]])
 
 
 def test_an_integer_within_the_table_takes_the_public_row() -> None:
-    model = conditioner({"id": "n", "type": "int", "config": {"min_val": 3, "max_val": 12}})
+    model = conditioner(whole(3, 12))
     table = model.conditioners["n"].int_embedder.weight
     torch.testing.assert_close(embed(model, "n", 3, 9)[:, 0], table[[3, 9]])
 
 
 def test_words_off_the_list_share_row_zero() -> None:
-    model = conditioner({"id": "mood", "type": "list", "config": {"options": ["calm", "loud", "calm"]}})
+    model = conditioner(MOOD)
     table = model.conditioners["mood"].embedder.weight
     assert len(table) == 4
     torch.testing.assert_close(embed(model, "mood", "loud", "sad", "calm")[:, 0], table[[2, 0, 1]])
@@ -97,105 +91,148 @@ def test_default_keys_stay_with_the_item_that_needs_them() -> None:
         model([{"other": 0}], "cpu")
 
 
-def test_pre_encoded_keys_pass_through() -> None:
-    model = conditioner(number("prompt"), pre_encoded_keys=["prompt"])
-    tokens = torch.arange(24.0).view(2, 3, 4)
-    embeddings, mask = model([{"prompt": tokens[0]}, {"prompt": tokens[1].numpy()}], "cpu")["prompt"]
-    torch.testing.assert_close(embeddings, tokens)
-    assert mask.shape == (2, 3)
-    assert mask.all()
+def test_fixed_frequencies_are_those_of_stable_audio_3() -> None:
+    model = conditioner(number(fourier_features_type="expo"))
+    layer = model.conditioners["seconds"].embedder.embedding[1]
+    frequencies = 0.5 * (10_000 / 0.5) ** (torch.arange(128, dtype=torch.float64) / 127)
+    angles = 2 * math.pi * 0.3 * frequencies
+    features = torch.cat([angles.cos(), angles.sin()]).float()
+    torch.testing.assert_close(embed(model, "seconds", 3)[0, 0], layer(features), atol=5e-3, rtol=0)
+    torch.testing.assert_close(embed(model, "seconds", 99), embed(model, "seconds", 10))
 
 
-class TestT5:
-    def config(self, folder: Path, **changes: Any) -> dict[str, Any]:
-        return {
-            "id": "prompt",
-            "type": "t5",
-            "config": {"t5_model_name": str(folder), "max_length": 12, **changes},
-        }
+@pytest.mark.parametrize("kind", ["learned", "expo"])
+def test_a_number_does_not_depend_on_its_batch(kind: str) -> None:
+    model = conditioner(number(fourier_features_type=kind))
+    values = (0, 1.5, 7, 10)
+    alone = torch.cat([embed(model, "seconds", value) for value in values])
+    torch.testing.assert_close(embed(model, "seconds", *values), alone)
 
-    def test_agrees_with_the_encoder_run_at_full_length(self, tiny_t5_folder: Path) -> None:
-        from transformers import AutoTokenizer, T5EncoderModel
 
-        prompts = ["calm piano", "", "fast techno with a synth bass and drums"]
-        tokens = AutoTokenizer.from_pretrained(tiny_t5_folder)(
-            prompts, padding="max_length", max_length=12, truncation=True, return_tensors="pt"
+def test_state_dict_keys_are_the_public_ones() -> None:
+    model = conditioner(number(), number("tempo", fourier_features_type="expo"), whole(0, 3), MOOD)
+    assert list(model.state_dict()) == [
+        "conditioners.seconds.embedder.embedding.0.weights",
+        "conditioners.seconds.embedder.embedding.1.weight",
+        "conditioners.seconds.embedder.embedding.1.bias",
+        "conditioners.tempo.embedder.embedding.1.weight",
+        "conditioners.tempo.embedder.embedding.1.bias",
+        "conditioners.n.int_embedder.weight",
+        "conditioners.mood.embedder.weight",
+    ]
+
+
+def test_embeddings_follow_the_dtype_of_the_weights() -> None:
+    model = conditioner(number(), whole(0, 3), MOOD).half()
+    conditions = model([{"seconds": 4, "n": 2, "mood": "calm"}], "cpu")
+    assert {embeddings.dtype for embeddings, _ in conditions.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_embed_alike(duplicate: Any) -> None:
+    model = conditioner(number(), whole(0, 3), MOOD)
+    item = {"seconds": 4, "n": 2, "mood": "calm"}
+    for key, (embeddings, _) in duplicate(model)([item], "cpu").items():
+        torch.testing.assert_close(embeddings, model([item], "cpu")[key][0], atol=0, rtol=0)
+
+
+def test_a_width_of_its_own_is_kept() -> None:
+    assert embed(conditioner(number(output_dim=24)), "seconds", 1).shape == (1, 1, 24)
+
+
+class TestPreEncoded:
+    def model(self) -> MultiConditioner:
+        return conditioner(number("prompt"), pre_encoded_keys=["prompt"])
+
+    def test_embeddings_pass_through(self) -> None:
+        tokens = torch.arange(24.0).view(2, 3, 4)
+        found = embed(self.model(), "prompt", tokens[0], tokens[1].double().numpy())
+        torch.testing.assert_close(found, tokens)
+
+    def test_a_vector_is_one_token(self) -> None:
+        assert embed(self.model(), "prompt", torch.ones(4), torch.zeros(1, 1, 4)).shape == (2, 1, 4)
+
+    def test_shorter_ones_are_padded_and_masked(self) -> None:
+        given = torch.tensor([True, False, True])
+        items = [{"prompt": torch.ones(2, 4)}, {"prompt": (2 * torch.ones(3, 4), given)}]
+        embeddings, mask = self.model()(items, "cpu")["prompt"]
+        assert torch.equal(mask, torch.tensor([[True, True, False], [True, False, True]]))
+        assert embeddings[0, 2].eq(0).all()
+        assert embeddings[1].eq(2).all()
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            ("words", "item 1: expected embeddings as a tensor"),
+            (torch.ones(3, 5), "expected embeddings that differ in their first dimension only"),
+            ((torch.ones(3, 4), torch.ones(2)), r"item 1: .*a mask \(S,\)"),
+            (torch.ones(2, 3, 4), r"item 1: .*found \(2, 3, 4\)"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, bad: Any, message: str) -> None:
+        with pytest.raises(DataError, match=f"conditioning 'prompt': {message}"):
+            embed(self.model(), "prompt", torch.ones(3, 4), bad)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"configs": [number(), number()]}, "'seconds' is given to 2 conditioners"),
+        ({"configs": [number("a.b")]}, "'a.b' has a dot"),
+        ({"configs": [number("")]}, "at least 1 character"),
+        ({"configs": [whole(4, 3)]}, "max_val must not be below min_val, found 4 and 3"),
+        ({"configs": [number(low=1, high=1)]}, "max_val must be above min_val"),
+        ({"configs": [number()], "default_keys": {"second": "x"}}, "default_keys names 'second'"),
+        ({"configs": [number()], "pre_encoded_keys": ["prompt"]}, "pre_encoded_keys names 'prompt'"),
+    ],
+)
+def test_what_cannot_work_is_refused_when_read(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ConditioningConfig.model_validate({"cond_dim": WIDTH, **changes})
+
+
+def test_an_id_that_torch_has_taken_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.conditioning\.configs\[1\]\.id: 'forward'"):
+        conditioner(number(), number("forward"))
+
+
+def test_the_public_function_takes_the_json_value() -> None:
+    model = create_multi_conditioner_from_conditioning_config({"cond_dim": WIDTH, "configs": [MOOD]})
+    assert embed(model, "mood", "calm").shape == (1, 1, WIDTH)
+    with pytest.raises(ConfigError, match=r"conditioning config: configs\[0\]\.type: unknown type 'nuber'"):
+        create_multi_conditioner_from_conditioning_config(
+            {"cond_dim": WIDTH, "configs": [{"id": "x", "type": "nuber", "config": {}}]}
         )
-        with torch.no_grad():
-            hidden = T5EncoderModel.from_pretrained(tiny_t5_folder)(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).last_hidden_state
-        expected = hidden * tokens["attention_mask"].unsqueeze(-1)
 
-        model = conditioner(self.config(tiny_t5_folder), width=32)
-        embeddings, mask = model([{"prompt": prompt} for prompt in prompts], "cpu")["prompt"]
-        assert embeddings.shape == (3, 12, 32)
-        torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=1e-4)
-        assert torch.equal(mask, tokens["attention_mask"].bool())
-        assert not embeddings[~mask].any()
 
-    def test_a_prompt_does_not_depend_on_its_batch(self, tiny_t5_folder: Path) -> None:
-        model = conditioner(self.config(tiny_t5_folder), width=32)
-        both = embed(model, "prompt", "sad", "slow sad folk song with guitar and voice")
-        torch.testing.assert_close(embed(model, "prompt", "sad")[0], both[0], atol=1e-5, rtol=1e-4)
-
-    def test_long_prompts_are_cut(self, tiny_t5_folder: Path) -> None:
-        model = conditioner(self.config(tiny_t5_folder), width=32)
-        assert embed(model, "prompt", "calm " * 50).shape == (1, 12, 32)
-
-    def test_a_frozen_encoder_is_read_on_first_use_and_not_saved(
-        self, tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from stable_audio_tools.models.conditioners import t5
-
-        reads: list[str] = []
-        load = t5.load_t5
-        monkeypatch.setattr(t5, "load_t5", lambda name: (reads.append(name), load(name))[1])
-        model = conditioner(self.config(tiny_t5_folder), width=32)
-        assert not reads
-        with torch.inference_mode():  # as in a validation step
-            embed(model, "prompt", "calm")
-        embeddings = embed(model, "prompt", "loud")
-        assert len(reads) == 1
-        assert not embeddings.requires_grad
-        assert not model.state_dict()
-        assert not list(model.parameters())
-
-    def test_a_projection_is_made_where_widths_differ(self, tiny_t5_folder: Path) -> None:
-        model = conditioner(self.config(tiny_t5_folder))
-        embeddings, mask = model([{"prompt": "calm"}], "cpu")["prompt"]
-        assert embeddings.shape == (1, 12, WIDTH)
-        assert not embeddings[~mask].any(), "the bias of the projection must not leak into padding"
-        assert set(model.state_dict()) == {
-            "conditioners.prompt.proj_out.weight",
-            "conditioners.prompt.proj_out.bias",
-        }
-
-    def test_a_trained_encoder_is_float32_saved_and_gets_gradients(self, tiny_t5_folder: Path) -> None:
-        model = T5Conditioner(
-            T5Config(t5_model_name=str(tiny_t5_folder), max_length=12, enable_grad=True), 32
-        )
-        embeddings, _ = model(["calm piano"], "cpu")
-        embeddings.sum().backward()
-        gradients = [parameter.grad for parameter in model.parameters()]
-        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
-        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-        assert any(key.startswith("model.encoder.") for key in model.state_dict())
-
-    def test_a_prompt_must_be_text(self, tiny_t5_folder: Path) -> None:
-        with pytest.raises(DataError, match="conditioning 'prompt': expected a text prompt, found 3"):
-            embed(conditioner(self.config(tiny_t5_folder), width=32), "prompt", 3)
-
-    def test_an_encoder_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
-        folder = tmp_path / "no-encoder"
-        folder.mkdir()
-        with pytest.raises(CheckpointError, match=r"text encoder .*no-encoder"):
-            conditioner(self.config(folder), width=32)
-
-    def test_a_truncated_encoder_is_named(self, tiny_t5_folder: Path, tmp_path: Path) -> None:
-        folder = tmp_path / "cut-encoder"
-        shutil.copytree(tiny_t5_folder, folder)
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
-        with pytest.raises(CheckpointError, match=r"text encoder .*cut-encoder"):
-            embed(conditioner(self.config(folder), width=32), "prompt", "calm")
+def test_conditioners_are_built_without_weights_on_the_meta_device() -> None:
+    """Encoders of known widths are not fetched for it."""
+    config = {
+        "cond_dim": WIDTH,
+        "configs": [
+            number(),
+            whole(0, 3),
+            MOOD,
+            {"id": "t5", "type": "t5", "config": {"padding_mode": "learned"}},
+            {"id": "gemma", "type": "t5gemma"},
+            {"id": "text", "type": "clap_text", "config": {"clap_ckpt_path": "laion/clap-htsat-fused"}},
+            {
+                "id": "features",
+                "type": "clap_text",
+                "config": {"clap_ckpt_path": "music.pt", "use_text_features": True},
+            },
+            {"id": "audio", "type": "clap_audio", "config": {"clap_ckpt_path": "laion/larger_clap_music"}},
+        ],
+    }
+    with torch.device("meta"):
+        model = create_multi_conditioner_from_conditioning_config(config)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert {key: shape for key, shape in shapes.items() if key.endswith("proj_out.weight")} == {
+        "conditioners.t5.proj_out.weight": (WIDTH, 768),
+        "conditioners.gemma.proj_out.weight": (WIDTH, 768),
+        "conditioners.text.proj_out.weight": (WIDTH, 512),
+        "conditioners.features.proj_out.weight": (WIDTH, 768),
+        "conditioners.audio.proj_out.weight": (WIDTH, 512),
+    }
+    assert shapes["conditioners.t5.padding_embedding"] == (WIDTH,)
+    assert all(isinstance(p, nn.Parameter) and p.is_meta for p in model.parameters())
