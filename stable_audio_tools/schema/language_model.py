@@ -24,15 +24,19 @@ class CodebookPatternConfig(Config):
     """What may be set of a codebook pattern; the public configs set nothing."""
 
     delays: tuple[int, ...] | None = None
-    """Steps that a codebook runs behind: of all for ``delay`` (default 0, 1, 2...) and ``unroll`` (default 0), of
-    all but the first for ``valle`` (default 0). They may not fall."""
+    """Steps that a codebook runs behind: of all for ``delay`` (default 0, 1, 2...) and ``unroll`` (default
+    0), of all but the first for ``valle`` (default 0). They may not fall."""
     flattening: tuple[int, ...] | None = None
     """For ``unroll``: the step within its frame of each codebook (default 0, 1, 2...). They may not fall."""
     group_by: int = Field(2, ge=1)
     """For ``musiclm``: how many codebooks are written out together."""
 
     def misfit(self, pattern: PatternName, num_codebooks: int | None) -> str | None:
-        """What does not fit a pattern of ``num_codebooks``, None where that is not known; None if all fits."""
+        """What does not fit the pattern, or None.
+
+        Args:
+            num_codebooks: codes per frame, or None where it is not known yet.
+        """
         users = {"delays": ("delay", "unroll", "valle"), "flattening": ("unroll",), "group_by": ("musiclm",)}
         for key, patterns in users.items():
             if key in self.model_fields_set and pattern not in patterns:
@@ -46,7 +50,7 @@ class CodebookPatternConfig(Config):
             if num_codebooks is not None:
                 expected = num_codebooks - 1 if pattern == "valle" else num_codebooks
                 if len(values) != expected:
-                    return f"{key}: found {len(values)} numbers, expected {expected} for {num_codebooks} codebooks"
+                    return f"{key}: found {len(values)}, expected {expected} for {num_codebooks} codebooks"
         return self._misfit_of_groups()
 
     def _misfit_of_groups(self) -> str | None:
@@ -85,7 +89,7 @@ class TransformerBackboneConfig(Config):
     abs_pos_emb_max_length: int = Field(10000, ge=1)
     num_memory_tokens: int = Field(0, ge=0)
     sliding_window: Window | None = None
-    """Tokens before and after that self-attention sees, -1 being no limit; none after are seen in any case."""
+    """Tokens before and after that self-attention sees; -1 is no limit. None after are seen in any case."""
     attn_kwargs: AttentionConfig = AttentionConfig()
     ff_kwargs: FeedForwardConfig = FeedForwardConfig()
     norm_kwargs: NormConfig = NormConfig()

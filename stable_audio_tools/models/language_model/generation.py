@@ -87,8 +87,8 @@ def check_prompt(prompt: Tensor, num_quantizers: int, codebook_size: int, frames
         )
     if prompt.shape[2] >= frames:
         raise UsageError(
-            f"init_data has {prompt.shape[2]} frames, but max_gen_len is {frames}: nothing is left to generate;"
-            " raise max_gen_len"
+            f"init_data has {prompt.shape[2]} frames, but max_gen_len is {frames}: nothing is left to"
+            " generate; raise max_gen_len"
         )
     if prompt.numel() and not 0 <= int(prompt.min()) <= int(prompt.max()) < codebook_size:
         raise UsageError(

@@ -66,15 +66,15 @@ class TransformerBackbone(nn.Module):
             global_cond: ``(B, C)``.
             cache: of the tokens before these; conditioning is given with every call.
         """
-        first = cache is None or cache.length == 0
-        if first and cross_attn_cond is not None:  # later calls find its keys and values in the cache
-            cross_attn_cond = self.to_cross_attn_embed(cross_attn_cond)
+        if cache is None or cache.length == 0:  # later calls find both in the cache
+            if cross_attn_cond is not None:
+                cross_attn_cond = self.to_cross_attn_embed(cross_attn_cond)
+            if prepend_cond is not None:
+                prepend_cond = self.to_prepend_embed(prepend_cond)
         return self.model(
             x,
             context=cross_attn_cond,
-            prepend_embeds=self.to_prepend_embed(prepend_cond)
-            if prepend_cond is not None and first
-            else None,
+            prepend_embeds=prepend_cond,
             global_cond=global_cond,
             cache=cache,
         )

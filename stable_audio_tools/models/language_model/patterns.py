@@ -74,7 +74,7 @@ class Pattern:
         return self._gather(sequence, self.steps, special_token)
 
     def revert_logits(self, logits: Tensor, fill: float = float("nan")) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, Q, T, card)`` of the codes, from what a model answered in its steps ``(B, Q, S', card)``.
+        """Logits ``(B, Q, T, card)`` of the codes, of a model's answers ``(B, Q, S', card)`` in its steps.
 
         The answer in step s is the prediction of step s + 1. Codes beyond ``valid_length``, or beyond S', get
         ``fill`` and False in the mask ``(Q, T)``.
@@ -123,7 +123,7 @@ def _unroll(options: CodebookPatternConfig, num_codebooks: int, frames: int) -> 
     delays = _given(options.delays, [0] * num_codebooks)
     reach = int(delays.max())
     firsts = {int(group): int(np.argmax(groups == group)) for group in groups}
-    rows = []  # for each step: the frame it stands at, whether it has codes, their frame, their first codebook
+    rows = []  # of each step: the frame it stands at, whether it has codes, their frame, their first book
     for group in range(int(groups.max()) + 1):
         first = firsts.get(group)
         delay = 0 if first is None else int(delays[first])
@@ -171,8 +171,8 @@ PATTERNS: dict[PatternName, Callable[[CodebookPatternConfig, int, int], Layout]]
     "valle": _coarse_first,
     "musiclm": _grouped,
 }
-"""By name: ``delay``, ``parallel`` and ``unroll``, which is flattening (Copet et al. 2023), ``valle`` (Wang et
-al. 2023) and ``musiclm`` (after Agostinelli et al. 2023)."""
+"""By name: ``delay``, ``parallel`` and ``unroll``, which is flattening (Copet et al. 2023), ``valle`` (Wang
+et al. 2023) and ``musiclm`` (after Agostinelli et al. 2023)."""
 
 
 class PatternProvider:

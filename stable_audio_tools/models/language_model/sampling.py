@@ -46,8 +46,8 @@ def sample_tokens(logits: Tensor, sampling: TokenSampling, generators: Sequence[
     stay in step.
 
     Args:
-        generators: one per clip. Noise is drawn on their device, so that a CPU generator gives the same tokens
-            on every machine.
+        generators: one per clip. Noise is drawn on their device, so that a CPU generator gives the same
+            tokens on every machine.
     """
     if sampling.temp == 0:
         return logits.argmax(dim=-1)

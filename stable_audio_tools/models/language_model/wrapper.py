@@ -147,7 +147,7 @@ class AudioLanguageModelWrapper(nn.Module):
         sampling = TokenSampling(temp, top_k, top_p)
         if max_gen_len < 1:
             raise UsageError(f"max_gen_len: found {max_gen_len}, expected at least 1")
-        device = self.lm.embeds[0].weight.device
+        device = next(self.lm.parameters()).device
         batch_size = _batch_size(batch_size, init_data, conditioning, conditioning_tensors)
         generators = _generators(seed, batch_size)
         if init_data is None:
@@ -189,7 +189,7 @@ class AudioLanguageModelWrapper(nn.Module):
         batch_size: int,
         device: torch.device,
     ) -> Inputs:
-        """Conditioning of ``batch_size`` clips by argument name; from metadata unless it is embedded already."""
+        """Conditioning of ``batch_size`` clips by argument name, from metadata unless embedded already."""
         if tensors is None and metadata is not None and self.conditioner is not None:
             items = [metadata] if isinstance(metadata, Mapping) else list(metadata)
             items = items * batch_size if len(items) == 1 else items

@@ -1,4 +1,4 @@
-"""Codebook patterns against the figures of the paper, a slow layout built by definition, and their properties."""
+"""Codebook patterns: the figures of the paper, a slow layout by definition, and what holds for all."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def test_musiclm_writes_out_groups_of_codebooks() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 7])
 @pytest.mark.parametrize(("name", "options", "books"), CASES, ids=IDS)
-def test_steps_are_those_of_the_definition(
-    name: str, options: dict[str, Any], books: int, frames: int
-) -> None:
+def test_steps_follow_the_definition(name: str, options: dict[str, Any], books: int, frames: int) -> None:
     pattern = pattern_of(name, options, books, frames)
     layout = slow_layout(name, options, books, frames)
     assert pattern.length == len(layout)
@@ -198,8 +196,8 @@ def test_patterns_are_made_once() -> None:
         ("parallel", {"delays": [0, 1, 2]}, "delays is of delay and unroll and valle"),
         ("delay", {"flattening": [0, 1, 2]}, "flattening is of unroll"),
         ("delay", {"group_by": 2}, "group_by is of musiclm"),
-        ("delay", {"delays": [0, 1]}, "found 2 numbers, expected 3"),
-        ("valle", {"delays": [0, 1, 1]}, "found 3 numbers, expected 2"),
+        ("delay", {"delays": [0, 1]}, "found 2, expected 3"),
+        ("valle", {"delays": [0, 1, 1]}, "found 3, expected 2"),
         ("delay", {"delays": [0, 2, 1]}, "do not fall"),
         ("unroll", {"flattening": [-1, 0, 1]}, "do not fall"),
         ("unroll", {"flattening": [0, 1, 1], "delays": [0, 1, 2]}, "must share their delay"),
