@@ -6,11 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stable_audio_tools.schema.autoencoder import AutoencoderConfig, PretransformConfig
+from stable_audio_tools.schema.autoencoder import (
+    AutoencoderConfig,
+    PretransformConfig,
+    check_equal,
+    check_widths,
+)
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.bottlenecks import BottleneckConfig
 from stable_audio_tools.schema.conditioning import ConditioningConfig
-from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig, SEANetDecoderConfig
+from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig
 from stable_audio_tools.schema.language_model import LanguageModelConfig
 from stable_audio_tools.schema.networks import DiTConfig
 from stable_audio_tools.schema.training import (
@@ -181,22 +186,27 @@ class DiffusionAutoencoderConfig(Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> DiffusionAutoencoderConfig:
         _check_latents(self.io_channels, "io_channels", self.pretransform)
-        found = self.diffusion.config.io_channels
-        if found != self.io_channels:
+        check_equal(
+            "diffusion.config.io_channels", self.diffusion.config.io_channels, "io_channels", self.io_channels
+        )
+        made = self.io_channels
+        if self.encoder is not None:
+            check_equal("encoder input channels", self.encoder.in_channels, "io_channels", self.io_channels)
+            made = self.encoder.out_channels
+        taken = None if self.decoder is None else self.decoder.config.latent_dim
+        check_widths(made, taken, self.bottleneck, self.latent_dim)
+        key, concat = self.diffusion.concat_channels
+        check_equal(
+            f"diffusion.config.{key}", concat, "channels of the decoded latents", self.conditioning_channels
+        )
+        frame = 1 if self.pretransform is None else self.pretransform.ratio
+        fits = self.downsampling_ratio % self.frames_per_latent == 0
+        if frame is not None:
+            fits = self.downsampling_ratio in (self.frames_per_latent, self.frames_per_latent * frame)
+        if not fits:
             raise ValueError(
-                f"diffusion.config.io_channels is {found}, but io_channels is {self.io_channels}"
-            )
-        whole = self.downsampling_ratio % self.frames_per_latent == 0
-        if not whole or (self.pretransform is None and self.downsampling_ratio != self.frames_per_latent):
-            raise ValueError(
-                f"the encoder makes a latent of {self.frames_per_latent} frames, but downsampling_ratio is"
+                f"encoder strides multiply to {self.frames_per_latent}, but downsampling_ratio is"
                 f" {self.downsampling_ratio}"
-            )
-        key, taken = self.diffusion.concat_channels
-        if taken != self.conditioning_channels:
-            raise ValueError(
-                f"diffusion.config.{key} is {taken}, but {self.conditioning_channels} channels of decoded"
-                " latents come in beside the noise"
             )
         return self
 
@@ -209,14 +219,8 @@ class DiffusionAutoencoderConfig(Config):
     def conditioning_channels(self) -> int:
         """Channels of what the latents become before they go in beside the noise."""
         if self.decoder is None:
-            augmented = (
-                0 if self.bottleneck is None else getattr(self.bottleneck.config, "noise_augment_dim", 0)
-            )
-            return self.latent_dim + augmented
-        config = self.decoder.config
-        if isinstance(config, SEANetDecoderConfig):
-            return config.channels
-        made = config.out_channels
+            return self.latent_dim + (0 if self.bottleneck is None else self.bottleneck.shape.noise_channels)
+        made = self.decoder.out_channels
         return self.diffusion.concat_channels[1] if made is None else made
 
 

@@ -166,7 +166,10 @@ MODELS: dict[str, dict[str, Any]] = {
     ),
     "diffusion autoencoder": top(
         "diffusion_autoencoder",
-        {**autoencoder("seanet", "tanh"), "diffusion": {"type": "DAU1d", "config": DAU1D | {"cond_dim": 6}}},
+        {
+            **autoencoder("seanet", "tanh"),
+            "diffusion": {"type": "DAU1d", "config": DAU1D | {"io_channels": 2, "cond_dim": 2}},
+        },
     ),
     "lm transformer": language_model("continuous_transformer", {"embed_dim": 16, "depth": 1}),
 }
