@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio.transforms import resample
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.errors import CheckpointError, ConfigError, DataError
 from stable_audio_tools.models.clap_laion import LAION_SUFFIXES, LAION_WIDTHS, load_laion
 from stable_audio_tools.runtime.libraries import load_pretrained, quiet_transformers, readable_errors
 
@@ -174,10 +174,14 @@ def clap_widths(name: str) -> tuple[int, int]:
         return _WIDTHS[name]
     if Path(name).suffix in LAION_SUFFIXES:
         return LAION_WIDTHS
-    from transformers import ClapConfig
+    from transformers import AutoConfig
 
     with readable_errors("CLAP", name, "a CLAP"), quiet_transformers():
-        config: Any = ClapConfig.from_pretrained(name)
+        config: Any = AutoConfig.from_pretrained(name)
+    if config.model_type != "clap":
+        raise CheckpointError(
+            f"CLAP {name!r}: is of type {config.model_type!r}; expected 'clap'; give {_ADVICE}"
+        )
     return int(config.text_config.hidden_size), int(config.projection_dim)
 
 
