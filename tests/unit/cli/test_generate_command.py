@@ -90,6 +90,10 @@ def test_an_adapter_on_top_sounds_as_when_it_is_merged(folder: Path, monkeypatch
         (["--prompt", "x", "--pretrained-name", ".", "--ckpt-path", "y"], "--pretrained-name alone"),
         (["--pretrained-name", "."], "give --prompt"),
         (["--pretrained-name", ".", "--prompts-file", "absent.txt"], "absent.txt: no such file"),
+        (
+            ["--pretrained-name", ".", "--prompt", "x", "--num-clips", "2"],
+            "--num-clips: this model takes prompts",
+        ),
         (["--pretrained-name", ".", "--prompt", "x", "--format", "mp3"], "expected one of wav, flac, ogg"),
         (["--pretrained-name", ".", "--prompt", "x", "--lora-ckpt-path", "absent"], "absent"),
     ],

@@ -124,8 +124,24 @@ def test_a_model_that_takes_no_prompts_is_refused(files: ModelFiles, tmp_path: P
         "model": config["model"]["pretransform"]["config"],
     }
     (tmp_path / "ae.json").write_text(json.dumps(autoencoder))
-    with pytest.raises(UsageError, match=r"ae\.json: .*diffusion_cond"):
+    with pytest.raises(UsageError, match=r"ae\.json: .*generates audio, of type diffusion_cond or"):
         replace(files, model_config=tmp_path / "ae.json").load("cpu")
+    unconditional = {
+        **{key: config[key] for key in ("sample_size", "sample_rate")},
+        "model_type": "diffusion_uncond",
+        "model": {
+            "type": "DAU1d",
+            "config": {"depth": 2, "n_attn_layers": 0, "channels": [4, 4], "strides": [2]},
+        },
+    }
+    (tmp_path / "noise.json").write_text(json.dumps(unconditional))
+    model = create_model_from_config(unconditional)
+    noise = ModelFiles(
+        tmp_path / "noise.json", save_checkpoint(tmp_path / "noise.ckpt", model.state_dict(), unconditional)
+    )
+    assert noise.load("cpu").state_dict().keys() == model.state_dict().keys()
+    with pytest.raises(UsageError, match=r"noise\.json: .*turns prompts into audio"):
+        noise.load_conditional("cpu")
     with pytest.raises(CheckpointError, match="no such adapter folder"):
         replace(files, lora_ckpt_path=tmp_path / "absent").stamp()
 
