@@ -23,6 +23,43 @@ def combine(conditional: Tensor, unconditional: Tensor, cfg_scale: float, scale_
     return scale_phi * guided * ratio + (1 - scale_phi) * guided
 
 
+def limit_norm(difference: Tensor, threshold: float, padding_mask: Tensor | None = None) -> Tensor:
+    """Shorten each clip's guidance to a norm of ``threshold`` where it is longer (Sadat et al. 2024).
+
+    Args:
+        difference: what the conditioning changes in the clean latents, ``(B, C, L)``.
+        threshold: the longest norm over channels and time.
+        padding_mask: ``(B, L)``; frames where it is False do not count.
+    """
+    counted = difference if padding_mask is None else difference * padding_mask.unsqueeze(1)
+    norm = torch.linalg.vector_norm(counted, dim=(-2, -1), keepdim=True)
+    return difference * (threshold / norm).clamp(max=1.0)
+
+
+def project_out(
+    difference: Tensor, clean: Tensor, amount: float = 1.0, padding_mask: Tensor | None = None
+) -> Tensor:
+    """Take the part that is parallel to ``clean`` out of the guidance: it brightens and overdrives and says
+    nothing about the prompt (Sadat et al. 2024, adaptive projected guidance).
+
+    Args:
+        difference: what the conditioning changes, ``(B, C, L)``, in clean latents or any multiple of them.
+        clean: clean latents that the conditional answer implies, ``(B, C, L)``.
+        amount: 0 leaves the difference as it is, 1 keeps only the orthogonal part.
+        padding_mask: ``(B, L)``; frames where it is False do not count, and get no guidance where 1.
+    """
+    direction = clean.double()
+    if padding_mask is not None:
+        direction = direction * padding_mask.unsqueeze(1)
+    norm = torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+    direction = direction / norm
+    along = (difference * direction).sum(dim=(-2, -1), keepdim=True) * direction
+    orthogonal = difference - along
+    if padding_mask is not None:
+        orthogonal = orthogonal * padding_mask.unsqueeze(1)
+    return (amount * orthogonal + (1 - amount) * difference).to(difference.dtype)
+
+
 def negative_or_null(
     cond: Tensor, negative: Tensor | None = None, negative_mask: Tensor | None = None
 ) -> Tensor:

@@ -13,6 +13,8 @@ from torch.quasirandom import SobolEngine
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.schema.model import DistributionShiftConfig
 
+LOG_SNR_RANGE = (-12.0, 5.0)
+"""What timestep features see of the log-SNR."""
 LOG_SNR_MARGIN = (
     1e-4  # keeps log-SNR timesteps off the ends, where the target or the input holds no information
 )
@@ -91,6 +93,15 @@ def sample_timesteps(
             f"timestep sampler {law!r} has no option {', '.join(unknown)}; its options: {expected}"
         )
     return draw(batch_size, generator, **(options or {})).to(device)
+
+
+def normalized_log_snr(t: Tensor) -> Tensor:
+    """The log-SNR of the straight path at times ``t``, cut to -12..5 and turned to 0..1; 0 and 1 stay.
+
+    Computed in float32: near t = 1 a half-precision time has no log-SNR to speak of.
+    """
+    log_snr = torch.logit(1 - t.float().clamp(1e-7, 1 - 1e-7))
+    return (LOG_SNR_RANGE[1] - log_snr.clamp(*LOG_SNR_RANGE)) / (LOG_SNR_RANGE[1] - LOG_SNR_RANGE[0])
 
 
 class DistributionShift:

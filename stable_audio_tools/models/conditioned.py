@@ -42,6 +42,7 @@ class DiTWrapper(nn.Module):
         negative_global_cond: Tensor | None = None,
         negative_input_concat_cond: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
+        local_add_cond: Tensor | None = None,
         global_cond: Tensor | None = None,
         prepend_cond: Tensor | None = None,
         prepend_cond_mask: Tensor | None = None,
@@ -60,6 +61,7 @@ class DiTWrapper(nn.Module):
             negative_cross_attn_cond=negative_cross_attn_cond,
             negative_cross_attn_mask=negative_cross_attn_mask,
             input_concat_cond=input_concat_cond,
+            local_add_cond=local_add_cond,
             global_embed=global_cond,
             prepend_cond=prepend_cond,
             prepend_cond_mask=prepend_cond_mask,
@@ -103,6 +105,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         self.cross_attn_cond_ids = diffusion.cross_attention_cond_ids
         self.global_cond_ids = diffusion.global_cond_ids
         self.input_concat_ids = diffusion.input_concat_ids
+        self.local_add_cond_ids = diffusion.local_add_cond_ids
         self.prepend_cond_ids = diffusion.prepend_cond_ids
         ratio = self.pretransform.downsampling_ratio if self.pretransform is not None else 1
         self.min_input_length = config.model.min_input_length or ratio * _frames_per_token(diffusion.config)
@@ -112,16 +115,14 @@ class ConditionedDiffusionModelWrapper(nn.Module):
     ) -> dict[str, Any]:
         """What the network takes, put together from conditioning by id.
 
-        Cross-attention and prepended ids are joined along the sequence, global and input ids along the
+        Cross-attention and prepended ids are joined along the sequence, global, input and added ids along the
         channels. With ``negative`` the keys are those of the negative prompt.
 
         Raises:
             DataError: an id that the config asks for is missing.
         """
         cross, cross_mask = self._sequence(conditioning_tensors, self.cross_attn_cond_ids)
-        joined_global = self._channels(conditioning_tensors, self.global_cond_ids, dim=-1)
-        if joined_global is not None and joined_global.ndim == 3:
-            joined_global = joined_global.squeeze(1)
+        joined_global = self._vector(conditioning_tensors, self.global_cond_ids)
         concat = self._channels(conditioning_tensors, self.input_concat_ids, dim=1)
         if negative:
             return {
@@ -136,6 +137,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
             "cross_attn_mask": cross_mask,
             "global_cond": joined_global,
             "input_concat_cond": concat,
+            "local_add_cond": self._channels(conditioning_tensors, self.local_add_cond_ids, dim=1),
             "prepend_cond": prepend,
             "prepend_cond_mask": prepend_mask,
         }
@@ -157,6 +159,19 @@ class ConditionedDiffusionModelWrapper(nn.Module):
             tokens.append(embeddings)
             masks.append(mask.to(device=embeddings.device, dtype=torch.bool))
         return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+
+    def _vector(self, tensors: Conditions, ids: Sequence[str]) -> Tensor | None:
+        """The tensors of all ``ids``, ``(B, D)`` or ``(B, 1, D)`` each, joined to ``(B, sum of D)``."""
+        vectors = []
+        for key in ids:
+            embeddings = _get(tensors, key)[0]
+            if embeddings.ndim == 3 and embeddings.shape[1] != 1:
+                raise DataError(
+                    f"conditioning {key!r} is global: expected one vector for each clip, found"
+                    f" {embeddings.shape[1]}; list it under cross_attention_cond_ids or prepend_cond_ids"
+                )
+            vectors.append(embeddings.flatten(1))
+        return torch.cat(vectors, dim=1) if vectors else None
 
     def _channels(self, tensors: Conditions, ids: Sequence[str], dim: int) -> Tensor | None:
         """The tensors of all ``ids`` joined along ``dim``; None without ids."""

@@ -12,8 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stable_audio_tools.diffusion.guidance import combine, drop_conditioning, negative_or_null
+from stable_audio_tools.diffusion.guidance import (
+    combine,
+    drop_conditioning,
+    limit_norm,
+    negative_or_null,
+    project_out,
+)
 from stable_audio_tools.diffusion.objectives import get_objective
+from stable_audio_tools.diffusion.timesteps import normalized_log_snr
 from stable_audio_tools.nn.embeddings import ExpoFourierFeatures, FourierFeatures
 from stable_audio_tools.nn.transformer import BlockOptions, ContinuousTransformer, TransformerOptions
 from stable_audio_tools.schema.networks import DiTConfig
@@ -22,9 +29,9 @@ from stable_audio_tools.schema.networks import DiTConfig
 class DiffusionTransformer(nn.Module):
     """Predicts the objective's target from noisy latents, a time and conditioning.
 
-    Conditioning comes in by four ways: tokens to attend to (``cross_attn_cond``), a vector per clip
-    (``global_embed``, with the time), tokens in front of the latents (``prepend_cond``) and channels beside
-    them (``input_concat_cond``).
+    Conditioning comes in by five ways: tokens to attend to (``cross_attn_cond``), a vector per clip
+    (``global_embed``, with the time), tokens in front of the latents (``prepend_cond``), channels beside them
+    (``input_concat_cond``) and channels that every block adds to them (``local_add_cond``).
 
     Args:
         config: the ``config`` of a ``dit`` block.
@@ -73,13 +80,17 @@ class DiffusionTransformer(nn.Module):
         negative_cross_attn_cond: Tensor | None = None,
         negative_cross_attn_mask: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
+        local_add_cond: Tensor | None = None,
         global_embed: Tensor | None = None,
         prepend_cond: Tensor | None = None,
         prepend_cond_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
         cfg_scale: float = 1.0,
         cfg_dropout_prob: float = 0.0,
         scale_phi: float = 0.0,
         cfg_interval: tuple[float, float] = (0.0, 1.0),
+        cfg_norm_threshold: float = 0.0,
+        apg_scale: float = 0.0,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         return_info: bool = False,
@@ -95,15 +106,19 @@ class DiffusionTransformer(nn.Module):
             negative_cross_attn_cond: tokens to steer away from, ``(B, M, cond_token_dim)``.
             negative_cross_attn_mask: ``(B, M)``; tokens where it is false count as absent.
             input_concat_cond: ``(B, input_concat_dim, L')``, stretched to L by nearest neighbour.
+            local_add_cond: ``(B, local_add_cond_dim, L')``, stretched in the same way.
             global_embed: ``(B, global_cond_dim)``.
             prepend_cond: ``(B, P, prepend_cond_dim)``.
             prepend_cond_mask: ``(B, P)``. Not used, for the same reason.
-            cfg_scale: strength of guidance. It applies to tokens and prepended tokens; the global and the
-                concatenated conditioning are the same on both sides.
+            padding_mask: ``(B, L)``, False where a frame is padding: no other frame is changed by it.
+            cfg_scale: strength of guidance. It applies to tokens and prepended tokens; the conditioning that
+                is global, concatenated or added is the same on both sides.
             cfg_dropout_prob: chance that a clip's tokens are left out, for training. Prepended tokens are
                 drawn for on their own.
             scale_phi: see :func:`~stable_audio_tools.diffusion.guidance.combine`.
             cfg_interval: sigmas between which guidance acts (Kynkäänniemi et al. 2024).
+            cfg_norm_threshold: see :func:`~stable_audio_tools.diffusion.guidance.limit_norm`; 0 is no limit.
+            apg_scale: see ``amount`` of :func:`~stable_audio_tools.diffusion.guidance.project_out`.
             mask: ``(B, L)``, true where there is audio. Not used here; the training loss uses it.
             generator: for ``cfg_dropout_prob``; None is torch's global one.
             return_info: return ``(output, info)`` too, where ``info["uncond_output"]`` is the answer
@@ -113,44 +128,50 @@ class DiffusionTransformer(nn.Module):
             ``(B, C, L)`` in the dtype of the weights.
         """
         dtype = self.preprocess_conv.weight.dtype
-        x, t = x.to(dtype), t.to(dtype)
-        cross_attn_cond, negative_cross_attn_cond, input_concat_cond, global_embed, prepend_cond = (
+        x = x.to(dtype)
+        tokens, negative, beside, added, global_embed, prepend_cond = (
             None if cond is None else cond.to(dtype)
             for cond in (
                 cross_attn_cond,
                 negative_cross_attn_cond,
                 input_concat_cond,
+                local_add_cond,
                 global_embed,
                 prepend_cond,
             )
         )
         if cfg_dropout_prob > 0:
-            if cross_attn_cond is not None:
-                cross_attn_cond = drop_conditioning(cross_attn_cond, cfg_dropout_prob, generator)
+            if tokens is not None:
+                tokens = drop_conditioning(tokens, cfg_dropout_prob, generator)
             if prepend_cond is not None:
                 prepend_cond = drop_conditioning(prepend_cond, cfg_dropout_prob, generator)
 
         guided = self._guided_clips(t, cfg_interval)
-        has_prompt = cross_attn_cond is not None or prepend_cond is not None
+        has_prompt = tokens is not None or prepend_cond is not None
         if cfg_scale == 1.0 or not has_prompt or guided is False:
-            output = self._predict(x, t, cross_attn_cond, input_concat_cond, global_embed, prepend_cond)
+            output = self._predict(x, t, tokens, beside, added, global_embed, prepend_cond, padding_mask)
             return (output, {}) if return_info else output
 
-        if cross_attn_cond is not None:
-            null = negative_or_null(cross_attn_cond, negative_cross_attn_cond, negative_cross_attn_mask)
-            cross_attn_cond = torch.cat([cross_attn_cond, null])
+        if tokens is not None:
+            tokens = torch.cat([tokens, negative_or_null(tokens, negative, negative_cross_attn_mask)])
         if prepend_cond is not None:
             prepend_cond = torch.cat([prepend_cond, torch.zeros_like(prepend_cond)])
+        shared = (_twice(cond) for cond in (beside, added, global_embed))
         both = self._predict(
-            torch.cat([x, x]),
-            torch.cat([t, t]),
-            cross_attn_cond,
-            _twice(input_concat_cond),
-            _twice(global_embed),
-            prepend_cond,
+            torch.cat([x, x]), torch.cat([t, t]), tokens, *shared, prepend_cond, _twice(padding_mask)
         )
         conditional, unconditional = both.chunk(2)
-        output = combine(conditional, unconditional, cfg_scale, scale_phi)
+        against = unconditional
+        if cfg_norm_threshold > 0 or apg_scale > 0:
+            difference = conditional - unconditional
+            if cfg_norm_threshold > 0:
+                sigma = self.objective.alpha_sigma(t)[1].view(-1, 1, 1).clamp_min(1e-8)
+                difference = limit_norm(difference * sigma, cfg_norm_threshold, padding_mask) / sigma
+            if apg_scale > 0:
+                clean = self.objective.predicted_clean(x, conditional, t)
+                difference = project_out(difference, clean, apg_scale, padding_mask)
+            against = conditional - difference.to(dtype)
+        output = combine(conditional, against, cfg_scale, scale_phi)
         if isinstance(guided, Tensor):
             output = torch.where(guided.view(-1, 1, 1), output, conditional)
         return (output, {"uncond_output": unconditional}) if return_info else output
@@ -170,23 +191,23 @@ class DiffusionTransformer(nn.Module):
         self,
         x: Tensor,
         t: Tensor,
-        cross_attn_cond: Tensor | None,
-        input_concat_cond: Tensor | None,
+        tokens: Tensor | None,
+        beside: Tensor | None,
+        added: Tensor | None,
         global_embed: Tensor | None,
         prepend_cond: Tensor | None,
+        padding_mask: Tensor | None,
     ) -> Tensor:
         """One pass through the network, without guidance."""
         length = x.shape[-1]
-        context = None if cross_attn_cond is None else self.to_cond_embed(cross_attn_cond)
+        context = None if tokens is None else self.to_cond_embed(tokens)
         prepended = [] if prepend_cond is None else [self.to_prepend_embed(prepend_cond)]
         if global_embed is not None:
             global_embed = self.to_global_embed(global_embed)
-        if input_concat_cond is not None:
-            if input_concat_cond.shape[-1] != length:
-                input_concat_cond = F.interpolate(input_concat_cond, length, mode="nearest")
-            x = torch.cat([x, input_concat_cond], dim=1)
+        if beside is not None:
+            x = torch.cat([x, _stretch(beside, length)], dim=1)
 
-        time = self.to_timestep_embed(self.timestep_features(t[:, None]))
+        time = self._embed_time(t).to(x.dtype)
         if self.config.timestep_cond_type == "global":
             global_embed = time if global_embed is None else global_embed + time
         else:
@@ -195,20 +216,35 @@ class DiffusionTransformer(nn.Module):
             prepended.append(global_embed.unsqueeze(1))
 
         x = self.preprocess_conv(x) + x
-        tokens = self.transformer(
+        out = self.transformer(
             self._patch(x),
             context=context,
             prepend_embeds=torch.cat(prepended, dim=1) if prepended else None,
             global_cond=global_embed,
+            local_cond=None if added is None else _stretch(added, length).transpose(1, 2),
+            padding_mask=None if padding_mask is None else self._patch_mask(padding_mask),
         )
-        output = self._unpatch(tokens)[..., :length]
+        output = self._unpatch(out)[..., :length]
         return self.postprocess_conv(output) + output
+
+    def _embed_time(self, t: Tensor) -> Tensor:
+        """Times ``(B,)`` as ``(B, D)``."""
+        if self.config.timestep_features_logsnr:
+            t = normalized_log_snr(t)
+        return self.to_timestep_embed(
+            self.timestep_features(t.to(self.preprocess_conv.weight.dtype)[:, None])
+        )
 
     def _patch(self, x: Tensor) -> Tensor:
         """``(B, C, L)`` to tokens ``(B, L / p, C p)``, zeros added where p does not divide L."""
         size = self.config.patch_size
         x = F.pad(x, (0, -x.shape[-1] % size))
         return x.unflatten(-1, (-1, size)).transpose(1, 2).flatten(2)
+
+    def _patch_mask(self, mask: Tensor) -> Tensor:
+        """``(B, L)`` to tokens ``(B, L / p)``: a token is real where any of its frames is."""
+        size = self.config.patch_size
+        return F.pad(mask.bool(), (0, -mask.shape[-1] % size)).unflatten(-1, (-1, size)).any(dim=-1)
 
     def _unpatch(self, tokens: Tensor) -> Tensor:
         """The way back: ``(B, N, C p)`` to ``(B, C, N p)``."""
@@ -249,6 +285,10 @@ def _two_layers(width_in: int, width_out: int, bias: bool = False) -> nn.Sequent
     return nn.Sequential(
         nn.Linear(width_in, width_out, bias=bias), nn.SiLU(), nn.Linear(width_out, width_out, bias=bias)
     )
+
+
+def _stretch(x: Tensor, length: int) -> Tensor:
+    return x if x.shape[-1] == length else F.interpolate(x, length, mode="nearest")
 
 
 def _twice(x: Tensor | None) -> Tensor | None:

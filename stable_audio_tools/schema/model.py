@@ -14,7 +14,8 @@ from stable_audio_tools.schema.autoencoder import (
 )
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.bottlenecks import BottleneckConfig
-from stable_audio_tools.schema.conditioning import ConditioningConfig
+from stable_audio_tools.schema.conditioned import check_inputs, check_widths_of_ids
+from stable_audio_tools.schema.conditioning import ConditioningConfig, check_audio_conditioners
 from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig
 from stable_audio_tools.schema.language_model import LanguageModelConfig
 from stable_audio_tools.schema.networks import DiTConfig
@@ -52,12 +53,18 @@ class _ConditionedDiffusion(Config):
     global_cond_ids: list[str] = []
     prepend_cond_ids: list[str] = []
     input_concat_ids: list[str] = []
+    local_add_cond_ids: list[str] = []
     distribution_shift_options: DistributionShiftConfig | None = None
 
 
 class ConditionedDiT(_ConditionedDiffusion):
     type: Literal["dit"]
     config: DiTConfig
+
+    @model_validator(mode="after")
+    def _ids_fit(self) -> ConditionedDiT:
+        check_inputs(self, self.config)
+        return self
 
 
 class ConditionedDAU1d(_ConditionedDiffusion):
@@ -66,7 +73,7 @@ class ConditionedDAU1d(_ConditionedDiffusion):
 
     @model_validator(mode="after")
     def _ids_fit(self) -> ConditionedDAU1d:
-        for key in ("cross_attention_cond_ids", "global_cond_ids", "prepend_cond_ids"):
+        for key in ("cross_attention_cond_ids", "global_cond_ids", "prepend_cond_ids", "local_add_cond_ids"):
             if getattr(self, key):
                 raise ValueError(f"{key} is set, but DAU1d takes conditioning by input_concat_ids alone")
         if bool(self.input_concat_ids) != bool(self.config.cond_dim):
@@ -97,6 +104,15 @@ class DiffusionCondConfig(Config):
                 f"diffusion.config.io_channels is {self.diffusion.config.io_channels},"
                 f" but io_channels is {self.io_channels}"
             )
+        diffusion = self.diffusion
+        tokens = (
+            *diffusion.cross_attention_cond_ids,
+            *diffusion.global_cond_ids,
+            *diffusion.prepend_cond_ids,
+        )
+        check_audio_conditioners(self.conditioning, tokens, self.pretransform is not None)
+        if isinstance(self.diffusion, ConditionedDiT):
+            check_widths_of_ids(self.diffusion, self.diffusion.config, self.conditioning, self.io_channels)
         return self
 
 
