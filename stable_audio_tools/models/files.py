@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from stable_audio_tools.errors import CheckpointError, UsageError
 from stable_audio_tools.models.adapters.lora import load_adapter
@@ -74,7 +75,9 @@ class ModelFiles:
         kinds = (ConditionedDiffusionModelWrapper,)
         return self._load(device, kinds, "turns prompts into audio, of type diffusion_cond")
 
-    def _load(self, device: str | torch.device | None, kinds: tuple[type, ...], expected: str) -> Any:
+    def _load(
+        self, device: str | torch.device | None, kinds: tuple[type[nn.Module], ...], expected: str
+    ) -> Any:
         target = resolve_device(device)
         model = create_model_from_config_path(self.model_config)
         if not isinstance(model, kinds):

@@ -26,6 +26,7 @@ from stable_audio_tools.models.pretransforms.registry import create_pretransform
 from stable_audio_tools.models.unet1d import DAU1dWrapper
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.model import DecodingDAU1d, DecodingDiT, DiffusionAutoencoderModelConfig
+from stable_audio_tools.schema.unets import DAU1dConfig
 
 DECODING_STEPS = 100
 DECODING_SAMPLER = "v-ddim"
@@ -87,7 +88,7 @@ class DiffusionAutoencoder(nn.Module):
                 f" make a latent of {self.downsampling_ratio} samples"
             )
         network = parts.diffusion.config
-        unit = network.factor if isinstance(parts.diffusion, DecodingDAU1d) else network.patch_size
+        unit = network.factor if isinstance(network, DAU1dConfig) else network.patch_size
         self.min_length = math.lcm(self.frames_per_latent, unit) * frame
 
     def encode(

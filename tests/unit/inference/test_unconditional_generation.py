@@ -156,7 +156,7 @@ def test_clips_on_disk_are_those_of_the_function_whatever_the_batch(model: Any, 
         assert rate == RATE
         torch.testing.assert_close(audio, read_audio(twin)[0], atol=1e-4, rtol=0)
         expected = generate(model, sample_size=audio.shape[1], seed=42 + position)[0]
-        torch.testing.assert_close(audio, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(audio, expected.clamp(-1, 1), atol=1e-4, rtol=0)
         sidecar = read_sidecar(path)
         assert sidecar is not None
         assert (sidecar.prompt, sidecar.cfg_scale, sidecar.seed) == ("", 1.0, 42 + position)
