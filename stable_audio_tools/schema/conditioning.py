@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -233,3 +234,32 @@ class ConditioningConfig(Config):
                     known = ", ".join(map(repr, ids)) or "none"
                     raise ValueError(f"{name} names {key!r}, but the ids of the conditioners are: {known}")
         return self
+
+
+def check_audio_conditioners(
+    conditioning: ConditioningConfig, token_ids: Iterable[str], has_pretransform: bool
+) -> None:
+    """Refuse ``pretransform`` conditioners that have no pretransform, or whose latents are taken for tokens.
+
+    Args:
+        token_ids: the ids that a network takes as tokens or as one vector.
+        has_pretransform: whether the model has one to share.
+
+    Raises:
+        ValueError: the message says which id, and what was expected.
+    """
+    taken = set(token_ids)
+    for row, entry in enumerate(conditioning.configs):
+        if not isinstance(entry, PretransformConditioner):
+            continue
+        where = f"conditioning.configs[{row}]"
+        if entry.config.use_model_pretransform and not has_pretransform:
+            raise ValueError(
+                f"{where}.config.use_model_pretransform is set, but the model has no pretransform;"
+                " describe one of its own with pretransform_config"
+            )
+        if entry.id in taken:
+            raise ValueError(
+                f"{where}: {entry.id!r} makes latents (channels, frames), which are no tokens;"
+                " take it by input_concat_ids"
+            )

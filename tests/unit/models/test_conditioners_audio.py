@@ -183,7 +183,23 @@ class TestTheModelsOwn:
             key.removeprefix("pretransform.") for key in state if key.startswith("pretransform.")
         }
 
-    def test_a_model_without_one_is_refused(self) -> None:
+    @pytest.mark.parametrize("ids", ["cross_attention_cond_ids", "global_cond_ids", "prepend_cond_ids"])
+    def test_latents_are_no_tokens(self, tiny_diffusion_config: dict[str, Any], ids: str) -> None:
+        diffusion = tiny_diffusion_config["model"]["diffusion"]
+        diffusion[ids] = ["audio"]
+        diffusion["config"]["prepend_cond_dim"] = 4 if ids.startswith("prepend") else 0
+        message = r"configs\[3\]: 'audio' makes latents .* take it by input_concat_ids"
+        with pytest.raises(ConfigError, match=message):
+            self.model(tiny_diffusion_config)
+
+    def test_a_config_without_one_is_refused_when_read(self, tiny_diffusion_config: dict[str, Any]) -> None:
+        del tiny_diffusion_config["model"]["pretransform"]
+        with pytest.raises(
+            ConfigError, match=r"configs\[3\].config.use_model_pretransform is set, but the model"
+        ):
+            self.model(tiny_diffusion_config)
+
+    def test_a_conditioner_without_one_is_refused(self) -> None:
         message = r"model\.conditioning\.configs\[0\]\.config: use_model_pretransform is set, but the model"
         with pytest.raises(ConfigError, match=message):
             conditioner(config(use_model_pretransform=True))

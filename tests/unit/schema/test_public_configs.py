@@ -87,9 +87,15 @@ def autoencoder(codec: str = "oobleck", bottleneck: str | None = None, **more: A
 
 def conditional(diffusion: str, config: dict[str, Any], *conditioners: str) -> dict[str, Any]:
     configs = [{"id": name, "type": name, "config": CONDITIONERS[name]} for name in conditioners]
+    tokens = [name for name in conditioners if name != "pretransform"]
+    beside = [name for name in conditioners if name == "pretransform"]
+    widths = {"cond_token_dim": 16 * bool(tokens), "input_concat_dim": 16 * bool(beside)}
+    ids = {"cross_attention_cond_ids": tokens, "input_concat_ids": beside} if conditioners else {}
+    shared = {"pretransform": {"type": "patched", "config": {"channels": 2, "patch_size": 3}}}
     model = {
+        **(shared if beside else {}),
         "conditioning": {"configs": configs, "cond_dim": 16},
-        "diffusion": {"type": diffusion, "config": config, "cross_attention_cond_ids": list(conditioners)},
+        "diffusion": {"type": diffusion, "config": config | (widths if conditioners else {}), **ids},
         "io_channels": 6,
     }
     return top("diffusion_cond", copy.deepcopy(model))
