@@ -106,7 +106,7 @@ class DiffusionAttnUnet1D(nn.Module):
         cond_aug_scale: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The v target.
+        """The v target ``(B, C, T)``, in the dtype of the weights.
 
         Args:
             x: noisy signal, ``(B, C, T)``.
@@ -119,6 +119,7 @@ class DiffusionAttnUnet1D(nn.Module):
         Raises:
             UsageError: ``cond`` is missing, or has other channels than the config says.
         """
+        x = x.to(self.timestep_embed.weight.dtype)
         inputs = [x, self._time_planes(t, x)]
         found = 0 if cond is None else cond.shape[1]
         if found != self.config.cond_dim:
@@ -127,6 +128,7 @@ class DiffusionAttnUnet1D(nn.Module):
                 f" expected cond_dim, {self.config.cond_dim}"
             )
         if cond is not None:
+            cond = cond.to(x.dtype)
             if cond.shape[-1] != x.shape[-1]:
                 cond = F.interpolate(cond, x.shape[-1], mode="linear", align_corners=False)
             if self.config.cond_noise_aug:
@@ -137,7 +139,7 @@ class DiffusionAttnUnet1D(nn.Module):
 
     def _time_planes(self, t: Tensor, x: Tensor) -> Tensor:
         """Features of ``t (B,)``, the same at every frame of ``x``."""
-        return self.timestep_embed(t[:, None]).to(x.dtype)[..., None].expand(-1, -1, x.shape[-1])
+        return self.timestep_embed(t.to(x.dtype)[:, None])[..., None].expand(-1, -1, x.shape[-1])
 
     def _augment(
         self, cond: Tensor, scale: float | None, generator: torch.Generator | None

@@ -129,6 +129,15 @@ def test_with_little_noise_a_variation_stays_close() -> None:
     assert (near - audio).abs().max() < 0.1 < (far - audio).abs().max()
 
 
+@pytest.mark.parametrize("config", [CONFIG, LATENT])
+def test_a_half_precision_network_takes_float32_init_audio(config: dict[str, Any]) -> None:
+    model = build(config)
+    model.model.bfloat16()
+    found = generate(model, init_audio=(RATE, torch.zeros(2, 1024)), init_noise_level=2.0, sigma_min=0.1)
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
