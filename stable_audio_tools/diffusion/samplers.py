@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.diffusion import dpm_solver, schedules, sigma_samplers, time_samplers
+from stable_audio_tools.diffusion.inpainting import KeptRegions
 from stable_audio_tools.diffusion.noise import GlobalNoise, NoiseSource
 from stable_audio_tools.diffusion.objectives import Objective, get_objective
 from stable_audio_tools.diffusion.timesteps import DistributionShift
@@ -112,6 +114,8 @@ def sample(
     sigma_max: float | None = None,
     rho: float = 1.0,
     init_data: Tensor | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
     dist_shift: DistributionShift | None = None,
     noise_source: NoiseSource | None = None,
     callback: Callback | None = None,
@@ -130,6 +134,9 @@ def sample(
             None: 100 in sigma, 1 in t.
         rho: see :func:`schedules.polyexponential`.
         init_data: clean latents to vary, ``(B, C, L)``; they are noised to the first level.
+        known: clean latents to keep parts of, ``(B, C, L)``, with ``known_mask``.
+        known_mask: ``(B, 1, L)``: 1 keeps, 0 regenerates, and what is in between is kept at first; see
+            :mod:`~stable_audio_tools.diffusion.inpainting`.
         dist_shift: the shift the model was trained with, of samplers that walk in t. The first level stays
             what ``sigma_max`` says. None is the public schedule for euler, dpmpp, pingpong and v-ddim.
         noise_source: fresh noise of stochastic samplers; None is torch's global generator.
@@ -155,17 +162,33 @@ def sample(
     if chosen.walks_in == "sigma":
         levels = chosen.levels(steps, sigma_min, first, rho)
         x = noise * levels[0] + (0 if init_data is None else init_data)
-        return run(sigma_samplers.VDenoiser(network), x, levels, source, callback)
+        kept = _kept(known, known_mask, law, math.atan(float(levels[0])) * 2 / math.pi, x)
+        if kept is not None:
+            x, network = kept.start(x, kept.known + noise * levels[0]), kept.around(network)
+        x = run(sigma_samplers.VDenoiser(network), x, levels, source, callback)
+        return x if kept is None else kept.finish(x)
 
     if first <= 0:
         raise UsageError(
             f"sigma_max {sigma_max}: expected a number above 0; with init audio, it is the init noise level"
         )
     levels = _time_levels(chosen, steps, first, noise.shape[-1], dist_shift)
-    x = noise
+    x, start = noise, levels[:1].to(noise).expand(len(noise))
     if init_data is not None:
-        x = law.add_noise(init_data, noise, levels[:1].to(noise).expand(len(noise)))
-    return run(network, x, levels, source, callback)
+        x = law.add_noise(init_data, noise, start)
+    kept = _kept(known, known_mask, law, float(levels[0]), x)
+    if kept is not None:
+        x, network = kept.start(x, law.add_noise(kept.known, noise, start)), kept.around(network)
+    x = run(network, x, levels, source, callback)
+    return x if kept is None else kept.finish(x)
+
+
+def _kept(
+    known: Tensor | None, mask: Tensor | None, law: Objective, first: float, x: Tensor
+) -> KeptRegions | None:
+    if known is None or mask is None:
+        return None
+    return KeptRegions(known.to(x), mask.to(x), law, first)
 
 
 def _time_levels(

@@ -168,7 +168,8 @@ def _common_settings(
         | {
             "sigma_max": chosen.first_level(options.sigma_max),
             "cfg_interval": list(options.cfg_interval),
-        },
+        }
+        | options.projection,
         "objective": model.diffusion_objective,
         "checkpoint": checkpoint,
         "model_sha256": model_sha256,

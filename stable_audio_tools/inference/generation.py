@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stable_audio_tools.audio.transforms import pad_or_trim, resample, set_channels
+from stable_audio_tools.diffusion.inpainting import latent_mask, region_mask
 from stable_audio_tools.diffusion.noise import NoiseSource
 from stable_audio_tools.diffusion.samplers import DEFAULT_SIGMA_MIN, get_sampler, sample
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.base import nearest
+from stable_audio_tools.schema.conditioned import MASK_ID, MASKED_ID
 
 InputAudio = tuple[int, Tensor]
 """Sample rate in Hz and audio ``(T,)``, ``(C, T)`` or ``(B, C, T)``."""
@@ -41,6 +43,9 @@ class SamplerOptions:
         rho: curvature of the sigma schedule.
         scale_phi: how far guided outputs are pulled back to the conditional spread, 0 to 1.
         cfg_interval: sigmas between which guidance acts.
+        cfg_norm_threshold: longest guidance, as a norm over a clip's clean latents; 0 is no limit.
+        apg_scale: how much of the guidance's part along the clean latents is taken out, 0 to 1. Stable Audio
+            3 samples with 1.
         dist_shift: whether to sample on the schedule that the model was trained with. False is the public
             behaviour of euler, dpmpp and pingpong, which ignore ``distribution_shift_options``.
         callback: called at every step with ``x``, ``i``, ``sigma`` and ``denoised``.
@@ -52,8 +57,16 @@ class SamplerOptions:
     rho: float = 1.0
     scale_phi: float = 0.0
     cfg_interval: tuple[float, float] = (0.0, 1.0)
+    cfg_norm_threshold: float = 0.0
+    apg_scale: float = 0.0
     dist_shift: bool = True
     callback: Callable[[dict[str, Any]], None] | None = None
+
+    @property
+    def projection(self) -> dict[str, float]:
+        """The options of projected guidance that are on; a network need not know them otherwise."""
+        options = {"cfg_norm_threshold": self.cfg_norm_threshold, "apg_scale": self.apg_scale}
+        return {name: value for name, value in options.items() if value}
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> SamplerOptions:
@@ -147,26 +160,39 @@ def generate_diffusion_cond_inpaint(
     init_noise_level: float = 1.0,
     inpaint_audio: InputAudio | None = None,
     inpaint_mask: Tensor | None = None,
+    inpaint_regions: Sequence[tuple[float, float]] | None = None,
     return_latents: bool = False,
     **sampler_kwargs: Any,
 ) -> Tensor:
-    """:func:`generate_diffusion_cond` for inpainting models: keep parts of ``inpaint_audio`` and make the
-    rest.
+    """:func:`generate_diffusion_cond`, but keep parts of ``inpaint_audio`` and make the rest.
+
+    A model that is trained to inpaint is shown what is kept, as its config says. Any other model is led
+    around it while sampling, and gives the latents of what is kept back as they are.
 
     Args:
-        inpaint_audio: sample rate and audio, in the forms of ``init_audio``; silence where it is None.
-        inpaint_mask: ``(T,)``, ``(1, T)`` or ``(B, T)`` over the samples of the clip: 1 keeps, 0 regenerates.
-            None regenerates everything.
+        inpaint_audio: sample rate and audio, in the forms of ``init_audio``. None is silence, for a model
+            that is trained to inpaint.
+        inpaint_mask: ``(T,)``, ``(1, T)`` or ``(B, T)`` over the samples of the clip: 1 keeps, 0 regenerates,
+            values in between are soft (see :mod:`~stable_audio_tools.diffusion.inpainting`). None
+            regenerates everything.
+        inpaint_regions: (start, end) in seconds of each part to regenerate, in place of ``inpaint_mask``.
+
+    Raises:
+        UsageError: an argument does not fit; the message says which.
     """
     run = GenerationRun(model, batch_size, sample_size, device, SamplerOptions.parse(sampler_kwargs))
     noise = run.seeded_noise(seed)
     tensors = run.embed(conditioning, conditioning_tensors)
     negative = run.embed_negative(negative_conditioning, negative_conditioning_tensors)
     init = None if init_audio is None else run.encode(init_audio, "init_audio")
-    kept = None if inpaint_audio is None else run.encode(inpaint_audio, "inpaint_audio")
-    beside = run.inpaint_conditioning(kept, inpaint_mask)
-    tensors = {**tensors, **beside}
-    negative = {**negative, **beside} if negative else negative
+    known = None if inpaint_audio is None else run.encode(inpaint_audio, "inpaint_audio")
+    mask = run.inpaint_mask(inpaint_mask, inpaint_regions)
+    if run.is_shown_the_mask:
+        beside = run.inpaint_conditioning(known, mask)
+        tensors = {**tensors, **beside}
+        negative = {**negative, **beside} if negative else negative
+    else:
+        run.keep(known, mask)
     latents = run.sample(noise, tensors, negative, steps, cfg_scale, init, init_noise_level)
     return latents if return_latents else run.decode(latents)
 
@@ -216,6 +242,7 @@ class GenerationRun:
         unit = max(model.min_input_length, self.ratio)
         self.padded_size = -(-sample_size // unit) * unit
         self.latent_shape = (model.io_channels, self.padded_size // self.ratio)
+        self.kept: tuple[Tensor, Tensor] | None = None
 
     def seeded_noise(self, seed: int) -> Tensor:
         """Seed torch's global generator and draw the starting noise, ``(B, D, L)``."""
@@ -235,9 +262,7 @@ class GenerationRun:
 
         An inpainting model that is told of no mask regenerates everything.
         """
-        beside = (
-            self.inpaint_conditioning(None, None) if "inpaint_mask" in self.model.input_concat_ids else {}
-        )
+        beside = self.inpaint_conditioning(None, None) if self.is_shown_the_mask else {}
         if tensors is not None:
             return {**beside, **tensors}
         if metadata is None:
@@ -273,26 +298,42 @@ class GenerationRun:
         latents = prepared if self.model.pretransform is None else self.model.pretransform.encode(prepared)
         return latents.expand(self.batch_size, -1, -1)
 
-    def inpaint_conditioning(self, kept: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+    @property
+    def is_shown_the_mask(self) -> bool:
+        """Whether the model is trained to inpaint."""
+        return MASK_ID in [*self.model.input_concat_ids, *self.model.local_add_cond_ids]
+
+    def inpaint_mask(
+        self, mask: Tensor | None, regions: Sequence[tuple[float, float]] | None
+    ) -> Tensor | None:
+        """The mask ``(B, 1, L)`` over latent frames, from one over samples or from regions in seconds."""
+        if mask is not None and regions is not None:
+            raise UsageError("give inpaint_mask or inpaint_regions; found both")
+        if regions is not None:
+            mask = region_mask(regions, self.padded_size, self.model.sample_rate)
+        if mask is None:
+            return None
+        mask = torch.as_tensor(mask)
+        if mask.shape[-1:] == (self.sample_size,):
+            mask = F.pad(mask.float(), (0, self.padded_size - self.sample_size))
+        return latent_mask(mask, self.batch_size, self.latent_shape[1]).to(self.device)
+
+    def inpaint_conditioning(self, known: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
         """The conditioning ``inpaint_mask`` ``(B, 1, L)`` and ``inpaint_masked_input`` ``(B, D, L)``."""
         channels, length = self.latent_shape
         if mask is None:
-            latent_mask = torch.zeros(self.batch_size, 1, length, device=self.device)
-        else:
-            rows = torch.atleast_2d(torch.as_tensor(mask)).to(self.device, torch.float32)
-            if rows.ndim != 2 or len(rows) not in (1, self.batch_size):
-                raise UsageError(
-                    f"inpaint_mask: found shape {tuple(rows.shape)},"
-                    f" expected (T,) or (1 or {self.batch_size}, T)"
-                )
-            if rows.shape[1] == self.sample_size:
-                rows = F.pad(rows, (0, self.padded_size - self.sample_size))
-            latent_mask = F.interpolate(rows.unsqueeze(1), length, mode="nearest").expand(
-                self.batch_size, -1, -1
+            mask = torch.zeros(self.batch_size, 1, length, device=self.device)
+        if known is None:
+            known = torch.zeros(self.batch_size, channels, length, device=self.device)
+        return {MASK_ID: (mask, None), MASKED_ID: (known * mask, None)}
+
+    def keep(self, known: Tensor | None, mask: Tensor | None) -> None:
+        """Lead the model around the latents ``known (B, D, L)`` where ``mask (B, 1, L)`` keeps them."""
+        if mask is not None and known is None:
+            raise UsageError(
+                "inpaint_mask: there is no inpaint_audio to keep parts of; give both, or neither"
             )
-        if kept is None:
-            kept = torch.zeros(self.batch_size, channels, length, device=self.device)
-        return {"inpaint_mask": (latent_mask, None), "inpaint_masked_input": (kept * latent_mask, None)}
+        self.kept = None if known is None or mask is None else (known, mask)
 
     def sample(
         self,
@@ -307,6 +348,7 @@ class GenerationRun:
     ) -> Tensor:
         """Latents ``(B, D, L)`` from noise."""
         model, options = self.model, self.options
+        known, mask = self.kept or (None, None)
         inputs = model.get_conditioning_inputs(tensors)
         if negative:
             inputs |= model.get_conditioning_inputs(negative, negative=True)
@@ -320,12 +362,15 @@ class GenerationRun:
             sigma_max=options.sigma_max if init is None else init_noise_level,
             rho=options.rho,
             init_data=init,
+            known=known,
+            known_mask=mask,
             dist_shift=model.dist_shift if options.dist_shift else None,
             noise_source=noise_source,
             callback=options.callback,
             cfg_scale=cfg_scale,
             scale_phi=options.scale_phi,
             cfg_interval=options.cfg_interval,
+            **options.projection,
             **inputs,
         )
 

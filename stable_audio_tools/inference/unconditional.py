@@ -19,7 +19,7 @@ from stable_audio_tools.inference.generation import (
     SamplerOptions,
 )
 
-_OF_GUIDANCE = ("scale_phi", "cfg_interval")
+_OF_GUIDANCE = ("scale_phi", "cfg_interval", "cfg_norm_threshold", "apg_scale")
 
 
 @torch.no_grad()
