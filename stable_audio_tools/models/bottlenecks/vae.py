@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from stable_audio_tools.models.bottlenecks.base import Bottleneck, Generators, Info, draw_noise
+from stable_audio_tools.models.bottlenecks.base import (
+    Bottleneck,
+    Generators,
+    Info,
+    draw_noise,
+    full_precision,
+)
 from stable_audio_tools.schema.bottlenecks import VAEConfig
 
 
@@ -21,7 +27,7 @@ class VAEBottleneck(Bottleneck):
         ``kl``, a scalar, is twice the divergence from the standard normal, summed over channels and averaged
         over batch and time, as in the public code, so that loss weights in configs keep their meaning.
         """
-        mean, raw_scale = x.float().chunk(2, dim=1)
+        mean, raw_scale = full_precision(x).chunk(2, dim=1)
         stdev = F.softplus(raw_scale) + 1e-4
         variance = stdev.square()
         kl = (mean.square() + variance - variance.log() - 1).sum(dim=1).mean()

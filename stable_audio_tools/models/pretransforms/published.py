@@ -126,6 +126,10 @@ class PublishedCodec(Pretransform):
             codec.to(device)
         return codec
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the codec: a copy reads it again, and torch's parametrised layers cannot be pickled."""
+        return {**self.__dict__, "_codec": None}
+
     @classmethod
     def facts_of(cls, config: Any, name: str) -> CodecFacts:
         """What a Hugging Face config tells; ``name`` is for the message.
