@@ -13,7 +13,8 @@ language model         ``model.``        ``model_ema.ema_model.``        all of 
 =====================  ================  ==============================  =======================
 
 Of a diffusion model the average covers the network only, so its conditioners and its pretransform always come
-from the online weights.
+from the online weights. The first Dance Diffusion checkpoints, of Harmonai's own training code, have the bare
+network under ``diffusion.`` and its average under ``diffusion_ema.``; they are read as well.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ class Kind(Enum):
 class Wrapping(NamedTuple):
     """How a training run names what it stores: prefixes of the online and of the averaged weights.
 
-    ``target`` is where the averaged weights belong in the model, and ``inside`` the kind of the model.
+    ``target`` is where the averaged weights belong in the model, ``online_target`` where the online ones do,
+    and ``inside`` is the kind of the model.
     """
 
     online: str
     averaged: str
     target: str
     inside: Kind
+    online_target: str = ""
 
 
 WRAPPED = {
@@ -65,6 +68,9 @@ WRAPPED = {
     ),
     Kind.WRAPPED_LANGUAGE_MODEL: Wrapping("model.", "model_ema.ema_model.", "", Kind.LANGUAGE_MODEL),
 }
+_HARMONAI = Wrapping("diffusion.", "diffusion_ema.", "model.", Kind.DIFFUSION, "model.")
+_HARMONAI_MARK = "diffusion.net."
+
 PRETRANSFORM_PREFIX = "pretransform.model."
 """Where a model holds the autoencoder in front of it."""
 
@@ -123,11 +129,10 @@ def unwrap_state_dict(state: Mapping[str, Tensor]) -> Unwrapped:
         raise CheckpointError(
             f"expected a wrapped training checkpoint, found {kind.value}: nothing to unwrap"
         )
-    online, averaged, target, _ = WRAPPED[kind]
-    model = {key.removeprefix(online): value for key, value in state.items() if key.startswith(online)}
-    ema = {
-        target + key.removeprefix(averaged): value for key, value in state.items() if key.startswith(averaged)
-    }
+    bare = kind is Kind.WRAPPED_DIFFUSION and any(key.startswith(_HARMONAI_MARK) for key in state)
+    wrapping = _HARMONAI if bare else WRAPPED[kind]
+    model = _moved(state, wrapping.online, wrapping.online_target)
+    ema = _moved(state, wrapping.averaged, wrapping.target)
     return Unwrapped({**model, **ema}, "EMA" if ema else "online")
 
 
@@ -138,5 +143,11 @@ def autoencoder_state(kind: Kind, state: Mapping[str, Tensor]) -> State:
     """
     if kind is Kind.AUTOENCODER:
         return dict(state)
-    prefix = "model." if kind is Kind.PRETRANSFORM else PRETRANSFORM_PREFIX
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return _moved(state, "model." if kind is Kind.PRETRANSFORM else PRETRANSFORM_PREFIX, "")
+
+
+def _moved(state: Mapping[str, Tensor], prefix: str, target: str) -> State:
+    """What ``state`` has under ``prefix``, under ``target`` in its place."""
+    return {
+        target + key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }

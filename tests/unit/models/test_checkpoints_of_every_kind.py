@@ -161,6 +161,22 @@ def test_a_diffusion_autoencoder_of_a_network_alone_is_no_training_checkpoint(tm
     assert load_checkpoint(build(config, 3), source).weights == "online"
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+def test_the_first_dance_diffusion_checkpoints_are_read(
+    averaged: bool, tiny_t5_folder: Path, tmp_path: Path
+) -> None:
+    """Harmonai's training code stored the bare network, and a bare copy of it as the average."""
+    config = tiny("dance_diffusion/dance_diffusion_base", tiny_t5_folder)
+    online, average, fresh = (build(config, seed) for seed in (1, 2, 3))
+    state = {f"diffusion.{key}": value for key, value in online.model.state_dict().items()}
+    if averaged:
+        state |= {f"diffusion_ema.{key}": value for key, value in average.model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "glitch.ckpt")
+    report = load_checkpoint(fresh, tmp_path / "glitch.ckpt")
+    assert report.weights == ("EMA" if averaged else "online")
+    assert same(fresh.state_dict(), (average if averaged else online).state_dict())
+
+
 @pytest.mark.parametrize("name", ["unconditional/latent_dit", "language_models/dac_rvq_lm"])
 @pytest.mark.parametrize("form", ["whole", "wrapped", "autoencoder", "pretransform"])
 def test_the_codec_of_any_model_is_found_in_any_file(
