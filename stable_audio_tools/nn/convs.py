@@ -76,7 +76,8 @@ class _WeightNorm(nn.Module):
         plain, g, v = (prefix + name for name in ("weight", "weight_g", "weight_v"))
         if not self.fused and plain in state:
             weight = state.pop(plain)
-            state[g], state[v] = _norm(weight.float()).to(weight.dtype), weight
+            exact = torch.promote_types(weight.dtype, torch.float32)
+            state[g], state[v] = _norm(weight.to(exact)).to(weight.dtype), weight
         elif self.fused and g in state and v in state:
             state[plain] = _normalised(state.pop(g), state.pop(v))
 

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from stable_audio_tools.schema.base import Config
 
 Positive = Annotated[int, Field(ge=1)]
+Strides = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+"""Strides of convolutions of kernel 2 x stride with no padding to spare: 1 would make a frame too many."""
 PositiveList = Annotated[list[Positive], Field(min_length=1)]
 
 TAAE_HEAD_WIDTH = 128
@@ -63,7 +65,7 @@ class DACEncoderConfig(Config):
     latent_dim: int | None = Field(None, ge=1)
     """Width after one more projection; without it there is none, and the width is ``width``."""
     d_model: int = Field(64, ge=1)
-    strides: PositiveList = [2, 4, 8, 8]
+    strides: Strides = [2, 4, 8, 8]
 
     @property
     def width(self) -> int:
@@ -83,7 +85,7 @@ class DACDecoderConfig(Config):
     latent_dim: int = Field(ge=1)
     channels: int = Field(1536, ge=1)
     """Width before the first rate; it is halved at each."""
-    rates: PositiveList = [8, 8, 4, 2]
+    rates: Strides = [8, 8, 4, 2]
 
     @model_validator(mode="after")
     def _width_lasts(self) -> DACDecoderConfig:

@@ -2,8 +2,11 @@
 
 A convolution here pads by itself: ``kernel - stride`` values in all, on the left where it is causal and on
 both sides where not (an odd one goes left), and on the right as many as make its last window full. So ``T``
-samples make ``ceil(T / ratio)`` frames at any length. With an LSTM every latent depends on all audio before
-it: encoding in chunks then only comes close to encoding at once.
+samples make ``ceil(T / ratio)`` frames at any length. A causal network whose padding is a reflection sees, at
+its very beginning, the few values that are reflected there.
+
+With an LSTM every latent depends on all audio before it: encoding in chunks then only comes close to encoding
+at once.
 """
 
 from __future__ import annotations
