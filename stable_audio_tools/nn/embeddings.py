@@ -112,11 +112,12 @@ def rotary_width(head_dim: int) -> int:
 
 
 def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate the first R channels of ``x (..., N, head_dim)`` by ``angles (N, R)``, in float32.
+    """Rotate the first R channels of ``x (..., N, head_dim)`` by ``angles (N, R)``, in float32 or better.
 
     Channel i is paired with channel i + R / 2.
     """
-    rotated, kept = x[..., : angles.shape[-1]].float(), x[..., angles.shape[-1] :]
+    rotated, kept = x[..., : angles.shape[-1]], x[..., angles.shape[-1] :]
+    rotated = rotated.to(torch.promote_types(x.dtype, torch.float32))
     first, second = rotated.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     out = rotated * angles.cos() + turned * angles.sin()
