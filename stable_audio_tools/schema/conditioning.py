@@ -261,5 +261,5 @@ def check_audio_conditioners(
         if entry.id in taken:
             raise ValueError(
                 f"{where}: {entry.id!r} makes latents (channels, frames), which are no tokens;"
-                " take it by input_concat_ids"
+                " a diffusion network takes it by input_concat_ids"
             )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stable_audio_tools.schema.autoencoder import PretransformConfig
 from stable_audio_tools.schema.base import Config
-from stable_audio_tools.schema.conditioning import ConditioningConfig
+from stable_audio_tools.schema.conditioning import ConditioningConfig, check_audio_conditioners
 from stable_audio_tools.schema.networks import (
     AttentionConfig,
     FeedForwardConfig,
@@ -192,6 +192,8 @@ class LanguageModelConfig(Config):
         conditioning, lm = self.conditioning, self.lm
         if conditioning is None:
             return self
+        tokens = (*lm.cross_attention_cond_ids, *lm.prepend_cond_ids, *lm.global_cond_ids)
+        check_audio_conditioners(conditioning, tokens, has_pretransform=True)
         widths = {
             entry.id: entry.config.output_dim or conditioning.cond_dim for entry in conditioning.configs
         }

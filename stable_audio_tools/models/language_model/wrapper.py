@@ -53,7 +53,11 @@ class AudioLanguageModelWrapper(nn.Module):
         self.num_quantizers = self.pretransform.num_quantizers
         self.codebook_size = self.pretransform.codebook_size
         conditioning = config.model.conditioning
-        self.conditioner = None if conditioning is None else MultiConditioner(conditioning)
+        self.conditioner = (
+            None
+            if conditioning is None
+            else MultiConditioner(conditioning, config.sample_rate, self.pretransform)
+        )
         self.lm = AudioLanguageModel(lm, self.num_quantizers, self.codebook_size)
         self.sample_rate = config.sample_rate
         self.min_input_length = self.pretransform.downsampling_ratio
@@ -149,7 +153,6 @@ class AudioLanguageModelWrapper(nn.Module):
             raise UsageError(f"max_gen_len: found {max_gen_len}, expected at least 1")
         device = next(self.lm.parameters()).device
         batch_size = _batch_size(batch_size, init_data, conditioning, conditioning_tensors)
-        generators = _generators(seed, batch_size)
         if init_data is None:
             init_data = torch.zeros(batch_size, self.num_quantizers, 0, dtype=torch.long)
         check_prompt(init_data, self.num_quantizers, self.codebook_size, max_gen_len)
@@ -171,7 +174,7 @@ class AudioLanguageModelWrapper(nn.Module):
             max_gen_len,
             inputs,
             sampling=sampling,
-            generators=generators,
+            generators=_generators(seed, batch_size),
             cfg_scale=cfg_scale,
             null_inputs=null_inputs if conditioned else None,
             use_cache=use_cache,
@@ -193,6 +196,10 @@ class AudioLanguageModelWrapper(nn.Module):
         if tensors is None and metadata is not None and self.conditioner is not None:
             items = [metadata] if isinstance(metadata, Mapping) else list(metadata)
             items = items * batch_size if len(items) == 1 else items
+            if len(items) != batch_size:
+                raise UsageError(
+                    f"conditioning: found {len(items)} items, expected 1 or batch_size, {batch_size}"
+                )
             tensors = self.conditioner(items, device)
         inputs = self.get_conditioning_inputs(tensors or {})
         return {
@@ -236,9 +243,7 @@ def _batch_size(
 
 def _spread(values: Tensor, batch_size: int, name: str) -> Tensor:
     if len(values) not in (1, batch_size):
-        raise UsageError(
-            f"{name}: found {len(values)} clips, expected 1 or batch_size, which is {batch_size}"
-        )
+        raise UsageError(f"{name}: found {len(values)} clips, expected 1 or batch_size, {batch_size}")
     return values.expand(batch_size, *values.shape[1:])
 
 

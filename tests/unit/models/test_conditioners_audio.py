@@ -188,7 +188,7 @@ class TestTheModelsOwn:
         diffusion = tiny_diffusion_config["model"]["diffusion"]
         diffusion[ids] = ["audio"]
         diffusion["config"]["prepend_cond_dim"] = 4 if ids.startswith("prepend") else 0
-        message = r"configs\[3\]: 'audio' makes latents .* take it by input_concat_ids"
+        message = r"configs\[3\]: 'audio' makes latents .* takes it by input_concat_ids"
         with pytest.raises(ConfigError, match=message):
             self.model(tiny_diffusion_config)
 

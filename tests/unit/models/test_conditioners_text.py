@@ -321,3 +321,35 @@ class TestLUT:
     def test_a_text_must_be_text(self, tiny_t5_folder: Path) -> None:
         with pytest.raises(DataError, match="conditioning 'text': item 0: expected a text prompt"):
             embed(conditioner(self.config(tiny_t5_folder)), "text", 4)
+
+
+@pytest.mark.parametrize("kind", ["MT5", "UMT5"])
+def test_the_class_of_an_encoder_is_told_by_its_config(
+    kind: str, tiny_t5_folder: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_t5_folder / name, tmp_path / name)
+    encoder = getattr(transformers, f"{kind}EncoderModel")
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    encoder(config).save_pretrained(tmp_path)
+    model = conditioner({"id": "prompt", "type": "t5", "config": {"t5_model_name": str(tmp_path)}})
+    assert embed(model, "prompt", "calm").shape == (1, 128, WIDTH)
+    assert isinstance(model.conditioners["prompt"]._frozen[0], encoder)
+
+
+def test_encoders_are_found_beside_the_config(tmp_path: Path) -> None:
+    """Every key that names a pretrained model may be relative to the folder of the config."""
+    from stable_audio_tools.schema.reader import read_model_json
+
+    keys = ("t5_model_name", "model_name", "clap_ckpt_path", "tokenizer_name", "pretransform_ckpt_path")
+    value = {
+        "configs": [{"config": {key: "../encoder"}} for key in keys] + [{"config": {keys[0]: "t5-base"}}]
+    }
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / "model_config.json"
+    path.write_text(json.dumps(value))
+    found = [next(iter(entry["config"].values())) for entry in read_model_json(path)["configs"]]
+    assert found == [str((tmp_path / "encoder").resolve())] * len(keys) + ["t5-base"]
