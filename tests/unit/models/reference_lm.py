@@ -1,4 +1,4 @@
-"""A slow language model that reads the public state-dict keys, position by position and without our layers."""
+"""A slow language model that reads the public state-dict keys, and has none of our layers."""
 
 from __future__ import annotations
 
