@@ -221,6 +221,11 @@ def test_conditioners_are_built_without_weights_on_the_meta_device() -> None:
                 "type": "clap_text",
                 "config": {"clap_ckpt_path": "music.pt", "use_text_features": True},
             },
+            {
+                "id": "lut",
+                "type": "lut",
+                "config": {"tokenizer_name": "t5-base", "special_tokens": ["[verse]"]},
+            },
             {"id": "audio", "type": "clap_audio", "config": {"clap_ckpt_path": "laion/larger_clap_music"}},
         ],
     }
@@ -234,5 +239,6 @@ def test_conditioners_are_built_without_weights_on_the_meta_device() -> None:
         "conditioners.features.proj_out.weight": (WIDTH, 768),
         "conditioners.audio.proj_out.weight": (WIDTH, 512),
     }
+    assert shapes["conditioners.lut.token_embedder.weight"] == (32_101, WIDTH)
     assert shapes["conditioners.t5.padding_embedding"] == (WIDTH,)
     assert all(isinstance(p, nn.Parameter) and p.is_meta for p in model.parameters())
