@@ -121,8 +121,8 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         Raises:
             DataError: an id that the config asks for is missing.
         """
-        cross, cross_mask = self._sequence(conditioning_tensors, self.cross_attn_cond_ids)
-        joined_global = self._vector(conditioning_tensors, self.global_cond_ids)
+        cross, cross_mask = join_tokens(conditioning_tensors, self.cross_attn_cond_ids)
+        joined_global = join_vectors(conditioning_tensors, self.global_cond_ids)
         concat = self._channels(conditioning_tensors, self.input_concat_ids, dim=1)
         if negative:
             return {
@@ -131,7 +131,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
                 "negative_global_cond": joined_global,
                 "negative_input_concat_cond": concat,
             }
-        prepend, prepend_mask = self._sequence(conditioning_tensors, self.prepend_cond_ids)
+        prepend, prepend_mask = join_tokens(conditioning_tensors, self.prepend_cond_ids)
         return {
             "cross_attn_cond": cross,
             "cross_attn_mask": cross_mask,
@@ -146,36 +146,38 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         """:meth:`DiTWrapper.forward` with conditioning by id."""
         return self.model(x, t, **self.get_conditioning_inputs(cond), **guidance)
 
-    def _sequence(self, tensors: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens ``(B, S, D)`` of all ``ids`` one after the other, and their mask; None without ids."""
-        if not ids:
-            return None, None
-        tokens, masks = [], []
-        for key in ids:
-            embeddings, mask = _get(tensors, key)
-            embeddings = embeddings.unsqueeze(1) if embeddings.ndim == 2 else embeddings
-            if mask is None:
-                mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-            tokens.append(embeddings)
-            masks.append(mask.to(device=embeddings.device, dtype=torch.bool))
-        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
-
-    def _vector(self, tensors: Conditions, ids: Sequence[str]) -> Tensor | None:
-        """The tensors of all ``ids``, ``(B, D)`` or ``(B, 1, D)`` each, joined to ``(B, sum of D)``."""
-        vectors = []
-        for key in ids:
-            embeddings = _get(tensors, key)[0]
-            if embeddings.ndim == 3 and embeddings.shape[1] != 1:
-                raise DataError(
-                    f"conditioning {key!r} is global: expected one vector for each clip, found"
-                    f" {embeddings.shape[1]}; list it under cross_attention_cond_ids or prepend_cond_ids"
-                )
-            vectors.append(embeddings.flatten(1))
-        return torch.cat(vectors, dim=1) if vectors else None
-
     def _channels(self, tensors: Conditions, ids: Sequence[str], dim: int) -> Tensor | None:
         """The tensors of all ``ids`` joined along ``dim``; None without ids."""
         return torch.cat([_get(tensors, key)[0] for key in ids], dim=dim) if ids else None
+
+
+def join_tokens(tensors: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
+    """Tokens ``(B, S, D)`` of all ``ids`` one after the other, and their mask; None without ids."""
+    if not ids:
+        return None, None
+    tokens, masks = [], []
+    for key in ids:
+        embeddings, mask = _get(tensors, key)
+        embeddings = embeddings.unsqueeze(1) if embeddings.ndim == 2 else embeddings
+        if mask is None:
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+        tokens.append(embeddings)
+        masks.append(mask.to(device=embeddings.device, dtype=torch.bool))
+    return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+
+
+def join_vectors(tensors: Conditions, ids: Sequence[str]) -> Tensor | None:
+    """The tensors of all ``ids``, ``(B, D)`` or ``(B, 1, D)`` each, joined to ``(B, sum of D)``."""
+    vectors = []
+    for key in ids:
+        embeddings = _get(tensors, key)[0]
+        if embeddings.ndim == 3 and embeddings.shape[1] != 1:
+            raise DataError(
+                f"conditioning {key!r} is global: expected one vector for each clip, found"
+                f" {embeddings.shape[1]}; list it under cross_attention_cond_ids or prepend_cond_ids"
+            )
+        vectors.append(embeddings.flatten(1))
+    return torch.cat(vectors, dim=1) if vectors else None
 
 
 def _frames_per_token(config: DiTConfig | DAU1dConfig) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.diffusion.guidance import drop_conditioning
-from stable_audio_tools.errors import ConfigError, DataError, UsageError
-from stable_audio_tools.models.conditioned import Conditions
+from stable_audio_tools.errors import ConfigError, UsageError
+from stable_audio_tools.models.conditioned import Conditions, join_tokens, join_vectors
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
 from stable_audio_tools.models.language_model.generation import Inputs, check_prompt, generate_codes
 from stable_audio_tools.models.language_model.network import AudioLanguageModel, LMOutput
@@ -73,13 +73,10 @@ class AudioLanguageModelWrapper(nn.Module):
         Raises:
             DataError: an id that the config asks for is missing.
         """
-        cross = [_tokens(cond, key) for key in self.cross_attn_cond_ids]
-        prepend = [_tokens(cond, key) for key in self.prepend_cond_ids]
-        per_clip = [_tokens(cond, key).squeeze(1) for key in self.global_cond_ids]
         return {
-            "cross_attn_cond": torch.cat(cross, dim=1) if cross else None,
-            "prepend_cond": torch.cat(prepend, dim=1) if prepend else None,
-            "global_cond": torch.cat(per_clip, dim=-1) if per_clip else None,
+            "cross_attn_cond": join_tokens(cond, self.cross_attn_cond_ids)[0],
+            "prepend_cond": join_tokens(cond, self.prepend_cond_ids)[0],
+            "global_cond": join_vectors(cond, self.global_cond_ids),
         }
 
     def compute_logits(
@@ -206,20 +203,6 @@ class AudioLanguageModelWrapper(nn.Module):
             key: None if value is None else _spread(value.to(device), batch_size, key)
             for key, value in inputs.items()
         }
-
-
-def _tokens(cond: Conditions, key: str) -> Tensor:
-    """The tokens ``(B, S, C)`` of one id."""
-    if key not in cond:
-        raise DataError(
-            f"conditioning {key!r} is missing: this model needs it, and was given"
-            f" {', '.join(sorted(cond)) or 'nothing'}; pass it in the metadata where it has a conditioner,"
-            " else as a tensor"
-        )
-    embeddings = cond[key][0]
-    if embeddings is None:
-        raise DataError(f"conditioning {key!r} holds no tensor")
-    return embeddings.unsqueeze(1) if embeddings.ndim == 2 else embeddings
 
 
 def _batch_size(
