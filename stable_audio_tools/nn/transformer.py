@@ -169,7 +169,9 @@ class TransformerBlock(nn.Module):
         )
         x = x + self.self_attn_scale(_gate(hidden, gate_attn))
         if context is not None and self.cross_attend:
-            hidden = self.cross_attn(self.cross_attend_norm(x), context=context, cache=of_context)
+            hidden = self.cross_attn(
+                self.cross_attend_norm(x), context=context, padding_mask=padding_mask, cache=of_context
+            )
             x = x + self.cross_attn_scale(hidden)
         if self.conformer is not None:
             x = x + self.conformer_scale(self.conformer(x, padding_mask))

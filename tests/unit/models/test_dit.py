@@ -39,6 +39,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "window": {"sliding_window": (4, 4)},
     "causal": {"causal": True},
     "bare": {"remove_norms": True, "zero_init_branch_outputs": False},
+    "stable audio 3": {
+        "norm_type": "rms_norm",
+        "attn_kwargs": {"qk_norm": "rms", "differential": True},
+        "num_memory_tokens": 4,
+        "global_cond_type": "adaLN",
+        "timestep_features_type": "expo",
+        "timestep_features_dim": 32,
+        "timestep_features_logsnr": True,
+        "local_add_cond_dim": 5,
+    },
+    "early context": {"final_cross_attn_ix": 0},
     "conv": {
         "ff_kwargs": {"use_conv": True, "glu": False},
         "norm_kwargs": {"bias": True, "force_fp32": True},
@@ -70,6 +81,8 @@ def inputs(model: DiffusionTransformer, batch: int = 3, length: int = 16) -> dic
         found["global_embed"] = randn(batch, config.global_cond_dim, seed=2)
     if config.prepend_cond_dim:
         found["prepend_cond"] = randn(batch, 2, config.prepend_cond_dim, seed=3)
+    if config.local_add_cond_dim:
+        found["local_add_cond"] = randn(batch, config.local_add_cond_dim, length, seed=5)
     if config.input_concat_dim:
         found["input_concat_cond"] = randn(batch, config.input_concat_dim, length, seed=4)
     return found
@@ -147,6 +160,15 @@ def test_every_input_matters(name: str) -> None:
                 "postprocess_conv.weight": (4, 4, 1),
                 "transformer.project_in.weight": (64, 18),
                 "transformer.project_out.weight": (8, 64),
+            },
+        ),
+        ({"remove_norms": True}, {"transformer.layers.0.pre_norm.alpha": (1,)}),
+        ({"norm_type": "dyt"}, {"transformer.layers.0.ff_norm.beta": (64,)}),
+        (
+            {"local_add_cond_dim": 5},
+            {
+                "transformer.layers.1.to_local_embed.0.weight": (64, 5),
+                "transformer.layers.1.to_local_embed.2.bias": (64,),
             },
         ),
         (
@@ -253,11 +275,14 @@ def test_tokens_and_prepended_tokens_are_dropped_separately() -> None:
 
 
 def test_concatenated_conditioning_is_stretched_by_nearest_neighbour() -> None:
-    model = make(input_concat_dim=5)
-    whole = inputs(model)
-    short = whole["input_concat_cond"][..., ::2]
-    stretched = {**whole, "input_concat_cond": short.repeat_interleave(2, dim=-1)}
-    torch.testing.assert_close(model(**{**whole, "input_concat_cond": short}), model(**stretched))
+    for model, key in (
+        (make(input_concat_dim=5), "input_concat_cond"),
+        (make(local_add_cond_dim=5), "local_add_cond"),
+    ):
+        whole = inputs(model)
+        short = whole[key][..., ::2]
+        stretched = {**whole, key: short.repeat_interleave(2, dim=-1)}
+        torch.testing.assert_close(model(**{**whole, key: short}), model(**stretched))
 
 
 def test_masks_of_conditioning_change_nothing_as_in_the_public_code() -> None:
