@@ -122,6 +122,11 @@ class _Pretransform(Config):
         return None
 
     @property
+    def sample_rate(self) -> int | None:
+        """Of the audio that it takes, in Hz, where it is made for one."""
+        return None
+
+    @property
     def ratio(self) -> int | None:
         """Audio samples per frame of what it makes."""
         return None
@@ -153,7 +158,11 @@ class AutoencoderPretransformConfig(_Pretransform):
 
     @property
     def audio_channels(self) -> int | None:
-        return self.config.io_channels
+        return self.config.audio_in
+
+    @property
+    def sample_rate(self) -> int | None:
+        return None if self.config.pretransform is None else self.config.pretransform.sample_rate
 
     @property
     def ratio(self) -> int | None:
@@ -234,6 +243,10 @@ class _PublishedCodec(_Pretransform):
     @property
     def audio_channels(self) -> int | None:
         return None if self.facts is None else self.facts.io_channels
+
+    @property
+    def sample_rate(self) -> int | None:
+        return None if self.facts is None else self.facts.sample_rate
 
     @property
     def ratio(self) -> int | None:

@@ -141,7 +141,6 @@ class UncondDiT(_UncondDiffusion):
     @model_validator(mode="after")
     def _parts_fit(self) -> UncondDiT:
         _check_latents(self.config.io_channels, "config.io_channels", self.pretransform)
-        _check_unconditional("input_concat_dim", self.config.input_concat_dim)
         return self
 
 
@@ -152,8 +151,6 @@ class UncondDAU1d(_UncondDiffusion):
     @model_validator(mode="after")
     def _parts_fit(self) -> UncondDAU1d:
         _check_latents(self.config.io_channels, "config.io_channels", self.pretransform)
-        _check_unconditional("cond_dim", self.config.cond_dim)
-        _check_unconditional("cond_noise_aug", self.config.cond_noise_aug)
         return self
 
 
@@ -161,20 +158,10 @@ class DecodingDiT(Config):
     type: Literal["dit"]
     config: DiTConfig
 
-    @property
-    def concat_channels(self) -> tuple[str, int]:
-        """The key that tells how many channels come in beside the noise, and its value."""
-        return "input_concat_dim", self.config.input_concat_dim
-
 
 class DecodingDAU1d(Config):
     type: Literal["DAU1d"]
     config: DAU1dConfig
-
-    @property
-    def concat_channels(self) -> tuple[str, int]:
-        """The key that tells how many channels come in beside the noise, and its value."""
-        return "cond_dim", self.config.cond_dim
 
 
 class DiffusionAutoencoderConfig(Config):
@@ -211,7 +198,7 @@ class DiffusionAutoencoderConfig(Config):
             made = self.encoder.out_channels
         taken = None if self.decoder is None else self.decoder.config.latent_dim
         check_widths(made, taken, self.bottleneck, self.latent_dim)
-        key, concat = self.diffusion.concat_channels
+        key, concat = _beside(self.diffusion.config)
         check_equal(
             f"diffusion.config.{key}", concat, "channels of the decoded latents", self.conditioning_channels
         )
@@ -237,7 +224,14 @@ class DiffusionAutoencoderConfig(Config):
         if self.decoder is None:
             return self.latent_dim + (0 if self.bottleneck is None else self.bottleneck.shape.noise_channels)
         made = self.decoder.out_channels
-        return self.diffusion.concat_channels[1] if made is None else made
+        return _beside(self.diffusion.config)[1] if made is None else made
+
+
+def _beside(network: DiTConfig | DAU1dConfig) -> tuple[str, int]:
+    """The key that tells how many channels come in beside the noise, and its value."""
+    if isinstance(network, DAU1dConfig):
+        return "cond_dim", network.cond_dim
+    return "input_concat_dim", network.input_concat_dim
 
 
 def _check_latents(channels: int, key: str, pretransform: PretransformConfig | None) -> None:
@@ -246,19 +240,28 @@ def _check_latents(channels: int, key: str, pretransform: PretransformConfig | N
         raise ValueError(f"{key} is {channels}, but the pretransform makes {made} channels")
 
 
-def _check_unconditional(key: str, value: int | bool) -> None:
-    if value:
-        raise ValueError(
-            f"config.{key} is {value}, but an unconditional model has no conditioning; leave it out, or"
-            " choose model_type diffusion_cond"
-        )
-
-
 class _Top(Config):
     sample_size: int = Field(ge=1)
     """Audio samples in one training window."""
     sample_rate: int = Field(ge=1)
     audio_channels: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _audio_fits(self) -> _Top:
+        outside: PretransformConfig | None = getattr(getattr(self, "model", None), "pretransform", None)
+        if outside is None:
+            return self
+        if outside.sample_rate not in (None, self.sample_rate):
+            raise ValueError(
+                f"sample_rate is {self.sample_rate}, but the pretransform is made for {outside.sample_rate} Hz"
+            )
+        taken = outside.audio_channels
+        if taken in (None, self.audio_channels) or isinstance(self, AutoencoderModelConfig):
+            return self  # an autoencoder's training can mix down what it reads
+        if "audio_channels" in self.model_fields_set:
+            raise ValueError(f"audio_channels is {self.audio_channels}, but the pretransform takes {taken}")
+        object.__setattr__(self, "audio_channels", taken)  # where the config does not say, it is what fits
+        return self
 
     @property
     def duration_seconds(self) -> float:
@@ -289,6 +292,17 @@ class DiffusionUncondModelConfig(_Top):
     model_type: Literal["diffusion_uncond"]
     model: Annotated[UncondDiT | UncondDAU1d, Field(discriminator="type")]
     training: UncondTrainingConfig | None = None
+
+    @model_validator(mode="after")
+    def _trains_on_noise_alone(self) -> DiffusionUncondModelConfig:
+        # Without training it may be called by hand, with the channels beside its input.
+        key, channels = _beside(self.model.config)
+        if channels and self.training is not None:
+            raise ValueError(
+                f"model.config.{key} is {channels}, but training has nothing to put beside the input; leave it"
+                " out, or choose model_type diffusion_cond"
+            )
+        return self
 
 
 class DiffusionAutoencoderModelConfig(_Top):

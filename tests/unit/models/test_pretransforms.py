@@ -19,6 +19,7 @@ from stable_audio_tools.models.pretransforms.registry import PRETRANSFORMS, crea
 from stable_audio_tools.models.pretransforms.wavelet import filter_bank
 from stable_audio_tools.schema.autoencoder import PretransformConfig
 from stable_audio_tools.schema.codecs import DACS, ENCODECS
+from stable_audio_tools.schema.reader import parse_model_config
 
 RATE = 16000
 WAVELETS = ["bior2.2", "bior2.4", "bior2.6", "bior2.8", "bior4.4", "bior6.8"]
@@ -410,3 +411,31 @@ def test_what_has_no_codes_says_so() -> None:
             transform.tokenize(audio())
         with pytest.raises(UsageError, match="codes"):
             transform.decode_tokens(torch.zeros(1, 1, 4, dtype=torch.int64))
+
+
+# ---- beside a model ----
+
+
+def _beside(pretransform: dict[str, Any], io_channels: int, **top: Any) -> Any:
+    model = {"type": "DAU1d", "config": {"io_channels": io_channels}, "pretransform": pretransform}
+    return parse_model_config(
+        {"model_type": "diffusion_uncond", "sample_size": 64, "sample_rate": RATE, "model": model, **top}
+    )
+
+
+def test_audio_that_the_pretransform_cannot_take_is_refused_when_read() -> None:
+    codec = {"type": "dac_pretrained", "config": {"model_type": "16khz"}}
+    with pytest.raises(ConfigError, match="sample_rate is 44100, but the pretransform is made for 16000 Hz"):
+        _beside(codec, 1024, sample_rate=44100)
+    with pytest.raises(ConfigError, match="audio_channels is 2, but the pretransform takes 1"):
+        _beside(codec, 1024, audio_channels=2)
+    with pytest.raises(ConfigError, match="io_channels is 64, but the pretransform makes 1024 channels"):
+        _beside(codec, 64)
+
+
+def test_audio_channels_are_those_of_the_pretransform_where_the_config_does_not_say() -> None:
+    read = _beside({"type": "patched", "config": {"channels": 1, "patch_size": 4}}, 4)
+    assert read.audio_channels == 1
+    assert parse_model_config(read.model_dump()) == read
+    unknown = _beside({"type": "audiocraft_pretrained", "config": {"model_type": "somewhere"}}, 7)
+    assert unknown.audio_channels == 2

@@ -47,12 +47,12 @@ BOTTLENECKS: dict[str, dict[str, Any]] = {
     "rvq": {"num_quantizers": 2, "codebook_size": 16, "dim": 6, "decay": 0.9},
     "dac_rvq": {"input_dim": 6, "n_codebooks": 2, "codebook_dim": 3, "quantizer_dropout": 0.5},
     "fsq": {"levels": [5, 5], "num_codebooks": 3},
-    "dithered_fsq": {"dim": 2, "levels": 5, "num_codebooks": 3, "dither_inference": False},
+    "dithered_fsq": {"dim": 2, "levels": 5, "num_codebooks": 3, "noise_dropout": 0.1},
 }
 PRETRANSFORMS: dict[str, dict[str, Any]] = {
     "wavelet": {"channels": 2, "levels": 2, "wavelet": "bior4.4"},
     "patched": {"channels": 2, "patch_size": 4},
-    "dac_pretrained": {"model_type": "44khz", "model_bitrate": "8kbps", "quantize_on_decode": True},
+    "dac_pretrained": {"model_bitrate": "16kbps", "model_name": "somewhere/dac", "quantize_on_decode": True},
     "audiocraft_pretrained": {"model_type": "somewhere/codec", "scale": 2.0},
 }
 CONDITIONERS: dict[str, dict[str, Any]] = {
