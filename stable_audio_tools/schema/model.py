@@ -253,7 +253,8 @@ class _Top(Config):
             return self
         if outside.sample_rate not in (None, self.sample_rate):
             raise ValueError(
-                f"sample_rate is {self.sample_rate}, but the pretransform is made for {outside.sample_rate} Hz"
+                f"sample_rate is {self.sample_rate}, but the pretransform is made for"
+                f" {outside.sample_rate} Hz"
             )
         taken = outside.audio_channels
         if taken in (None, self.audio_channels) or isinstance(self, AutoencoderModelConfig):
