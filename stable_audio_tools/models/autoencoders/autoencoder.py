@@ -136,8 +136,9 @@ class AudioAutoencoder(nn.Module):
         Raises:
             UsageError: the bottleneck has no codes.
         """
+        bottleneck = self._discrete()
         _, info = self.encode(audio, return_info=True, **options)
-        return self._discrete().codes(info)
+        return bottleneck.codes(info)
 
     def decode_tokens(self, tokens: Tensor, generator: Generators = None, **options: Any) -> Tensor:
         """Audio ``(B, C, L ratio)`` of codes ``(B, Q, L)``; options as for :meth:`decode`.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_autoencoder import RATIO, autoencoder_config, build, noise, seeded
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import UsageError
@@ -17,33 +18,6 @@ from stable_audio_tools.models.bottlenecks.vae import VAEBottleneck
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.schema.autoencoder import AutoencoderConfig, AutoencoderPretransformConfig
 from stable_audio_tools.schema.bottlenecks import VAEConfig
-
-RATIO = 16
-
-
-def autoencoder_config(strides: tuple[int, ...] = (2, 8), **changes: Any) -> dict[str, Any]:
-    oobleck = {"channels": 4, "c_mults": [1, 2], "strides": list(strides), "use_snake": True}
-    ratio = strides[0] * strides[1]
-    config: dict[str, Any] = {
-        "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 6, **oobleck}},
-        "decoder": {
-            "type": "oobleck",
-            "config": {"out_channels": 2, "latent_dim": 3, "final_tanh": False, **oobleck},
-        },
-        "bottleneck": {"type": "vae"},
-        "latent_dim": 3,
-        "downsampling_ratio": ratio,
-        "io_channels": 2,
-    }
-    config["decoder"]["config"].update(changes.pop("decoder", {}))
-    return {**config, **changes}
-
-
-def build(**changes: Any) -> AudioAutoencoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AudioAutoencoder(AutoencoderConfig.model_validate(autoencoder_config(**changes)), 16000)
-    return model.eval().requires_grad_(False)
 
 
 def pretransform(**changes: Any) -> AutoencoderPretransform:
@@ -56,14 +30,6 @@ def pretransform(**changes: Any) -> AutoencoderPretransform:
 @pytest.fixture(scope="module")
 def model() -> AudioAutoencoder:
     return build()
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(seed: int = 7) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 100, 16 * 128, 16 * 129 + 3, 16 * 300 - 1])

@@ -9,14 +9,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.nn.activations import SnakeBeta
-from stable_audio_tools.nn.convs import WNConv1d, WNConvTranspose1d, fuse_weight_norm_, respell_weight_norm
+from stable_audio_tools.nn.activations import Snake1d, SnakeBeta
+from stable_audio_tools.nn.convs import (
+    Conv1d,
+    ConvTranspose1d,
+    WNConv1d,
+    WNConvTranspose1d,
+    fuse_weight_norm_,
+    respell_weight_norm,
+)
 
 PAIRS = [
     (WNConv1d(3, 5, 4, stride=2, padding=1), nn.Conv1d(3, 5, 4, stride=2, padding=1)),
     (WNConv1d(3, 5, 7, padding=9, dilation=3), nn.Conv1d(3, 5, 7, padding=9, dilation=3)),
     (WNConv1d(3, 5, 4, padding="same", bias=False), nn.Conv1d(3, 5, 4, padding="same", bias=False)),
     (WNConvTranspose1d(3, 5, 6, stride=3, padding=2), nn.ConvTranspose1d(3, 5, 6, stride=3, padding=2)),
+    (
+        WNConvTranspose1d(3, 5, 6, stride=3, padding=2, output_padding=1),
+        nn.ConvTranspose1d(3, 5, 6, stride=3, padding=2, output_padding=1),
+    ),
 ]
 
 
@@ -110,12 +121,37 @@ def test_a_missing_weight_is_still_an_error() -> None:
         layer.load_state_dict({"weight_g": layer.weight_g, "bias": layer.bias})
 
 
-@pytest.mark.parametrize("module", [PAIRS[0][0], PAIRS[3][0], SnakeBeta(3)])
+@pytest.mark.parametrize(
+    "module",
+    [
+        PAIRS[0][0],
+        PAIRS[3][0],
+        SnakeBeta(3),
+        Snake1d(3),
+        Conv1d(3, 5, 4, stride=2, padding=1),
+        ConvTranspose1d(3, 5, 6, stride=3, padding=2, output_padding=1, bias=False),
+    ],
+)
 def test_computes_in_the_dtype_of_its_input(module: nn.Module, x: Tensor) -> None:
     result = module(x.to(torch.bfloat16))
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.float(), module(x), atol=0.05, rtol=0.05)
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+def test_plain_convolutions_are_those_of_torch(x: Tensor) -> None:
+    for ours, theirs in (
+        (Conv1d(3, 5, 4, stride=2, padding=1), nn.Conv1d(3, 5, 4, stride=2, padding=1)),
+        (ConvTranspose1d(3, 5, 6, stride=3, padding=2), nn.ConvTranspose1d(3, 5, 6, stride=3, padding=2)),
+    ):
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+
+
+def test_a_plain_float64_weight_is_read_in_float64() -> None:
+    plain, layer = nn.Conv1d(3, 5, 3).double(), WNConv1d(3, 5, 3).double()
+    layer.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(layer.weight_like(plain.weight), plain.weight, atol=1e-15, rtol=0)
 
 
 def test_snake_follows_its_formula(x: Tensor) -> None:
