@@ -82,6 +82,13 @@ class UnconditionalRun(GenerationRun):
         device: str | torch.device,
         options: SamplerOptions,
     ) -> None:
+        network = model.config.model.config
+        beside = getattr(network, "cond_dim", 0) or getattr(network, "input_concat_dim", 0)
+        if beside:
+            raise UsageError(
+                f"this model takes {beside} channels beside its input, and nothing here makes them;"
+                " call it by hand, as model(x, t, ...)"
+            )
         super().__init__(model, batch_size, sample_size, device, options)
         self.padded_size = max(self.padded_size, model.min_length)
         self.latent_shape = (model.io_channels, self.padded_size // self.ratio)

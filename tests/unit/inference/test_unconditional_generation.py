@@ -154,6 +154,13 @@ def test_arguments_that_do_not_fit_are_named(model: Any, options: dict[str, Any]
         generate(model, **options)
 
 
+def test_a_model_that_needs_more_than_noise_is_refused_before_any_work() -> None:
+    network = {**CONFIG["model"]["config"], "cond_dim": 3}
+    model = build({**CONFIG, "model": {"type": "DAU1d", "config": network}})
+    with pytest.raises(UsageError, match="takes 3 channels beside its input"):
+        generate(model)
+
+
 def test_clips_on_disk_are_those_of_the_function_whatever_the_batch(model: Any, tmp_path: Path) -> None:
     requests = [ClipRequest("", seconds_total=seconds) for seconds in (0.1, 0.05, 0.1)]
     options = {"steps": 3, "normalize": False, "cfg_scale": 5.0}

@@ -105,9 +105,11 @@ def test_the_transformer_may_be_told_its_channels_by_the_public_name() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (uncond("DAU1d", {**DAU1D, "cond_dim": 3}), "config.cond_dim is 3, but an unconditional model"),
-        (uncond("DAU1d", {**DAU1D, "cond_noise_aug": True}), "config.cond_noise_aug is True"),
-        (uncond("dit", {**DIT, "input_concat_dim": 3}), "config.input_concat_dim is 3"),
+        (
+            uncond("DAU1d", {**DAU1D, "cond_dim": 3}) | {"training": {}},
+            "config.cond_dim is 3, but training has nothing to put beside the input",
+        ),
+        (uncond("dit", {**DIT, "input_concat_dim": 3}) | {"training": {}}, "config.input_concat_dim is 3"),
         (uncond("DAU1d", DAU1D, pretransform=PRETRANSFORM), "the pretransform makes 6 channels"),
         (uncond("unet", DAU1D), "unknown type 'unet'; known: dit, DAU1d"),
     ],
@@ -115,6 +117,26 @@ def test_the_transformer_may_be_told_its_channels_by_the_public_name() -> None:
 def test_a_config_that_cannot_work_is_refused_when_read(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create_model_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (uncond("DAU1d", {**DAU1D, "cond_dim": 3}), "cond"),
+        (uncond("dit", {**DIT, "input_concat_dim": 3}), "input_concat_cond"),
+    ],
+)
+def test_called_by_hand_it_takes_channels_beside_its_input(config: dict[str, Any], name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_model_from_config(config).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    x, t, beside = torch.ones(1, 2, 48), torch.tensor([0.5]), torch.ones(1, 3, 12)
+    with torch.no_grad():
+        answer = model(x, t, **{name: beside})
+        assert answer.shape == x.shape
+        assert not torch.allclose(answer, model(x, t, **{name: -beside}))
 
 
 def conditional(**diffusion: Any) -> dict[str, Any]:
