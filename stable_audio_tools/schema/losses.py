@@ -158,9 +158,6 @@ class STFTDiscriminatorConfig(Config):
     win_lengths: list[int] = Field([1024, 2048, 512], min_length=1)
     normalized: bool = True
     """Divide each spectrogram by the norm of its window."""
-    filters_scale: int = Field(1, ge=1)
-    """How much wider each layer is than the one before."""
-    max_filters: int = Field(1024, ge=1)
     kernel_size: tuple[int, int] = (3, 9)
     """In frames and bins."""
     dilations: list[int] = Field([1, 2, 4], min_length=1)

@@ -199,6 +199,15 @@ class LanguageModelTrainingConfig(_TrainingConfig):
     cfg_dropout_prob: float = Field(0.1, ge=0, le=1)
 
 
+AnyTrainingConfig = (
+    DiffusionTrainingConfig
+    | UncondTrainingConfig
+    | DiffusionAutoencoderTrainingConfig
+    | AutoencoderTrainingConfig
+    | LanguageModelTrainingConfig
+)
+
+
 class LoraConfig(Config):
     """Low-rank adapters (Hu et al. 2021) on modules whose dotted path has one of ``component_whitelist``."""
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import console, say
 from stable_audio_tools.training.checkpoints import CheckpointKeeper
-from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+from stable_audio_tools.training.module import ModelTrainer
 
 
 class StepCallback(pl.Callback):
@@ -20,11 +20,11 @@ class StepCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Pass on the batches that completed a step."""
-        assert isinstance(pl_module, DiffusionCondTrainer)
+        assert isinstance(pl_module, ModelTrainer)
         if pl_module.micro_batch == 0:
             self.on_step(trainer, pl_module, pl_module.steps_done)
 
-    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+    def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Act on step ``step``, counted from 1 over all resumes."""
 
 
@@ -39,14 +39,14 @@ class MetricsLog(StepCallback):
         self.keeper = keeper
         self.latest: dict[str, float] = {}
 
-    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+    def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Log the steps since the last time; the last step too, so that a short run has its numbers."""
         if step % self.every == 0 or step == trainer.max_steps:
             self._log(trainer, module.take_metrics(), step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the validation loss and offer the checkpoint."""
-        assert isinstance(pl_module, DiffusionCondTrainer)
+        assert isinstance(pl_module, ModelTrainer)
         metrics = pl_module.take_validation()
         if metrics:
             self._log(trainer, metrics, pl_module.steps_done)
@@ -71,7 +71,7 @@ class StepProgress(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and the bar where there is a terminal."""
-        assert isinstance(pl_module, DiffusionCondTrainer)
+        assert isinstance(pl_module, ModelTrainer)
         self._first_step, self._started = pl_module.steps_done, time.monotonic()
         if trainer.is_global_zero and console.is_terminal:
             total = self.max_steps if self.max_steps > 0 else None
@@ -85,7 +85,7 @@ class StepProgress(StepCallback):
             self._bar.add_task("", total=total, completed=self._first_step)
             self._bar.start()
 
-    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+    def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Show how far it is."""
         if not trainer.is_global_zero:
             return
@@ -130,7 +130,7 @@ class BadBatchReport(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Write down the batch that failed."""
-        assert isinstance(pl_module, DiffusionCondTrainer)
+        assert isinstance(pl_module, ModelTrainer)
         if pl_module.bad_batch is not None:
             write_json(self.path, pl_module.bad_batch)
 

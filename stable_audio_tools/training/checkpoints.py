@@ -18,7 +18,7 @@ from stable_audio_tools.models.adapters.lora import save_adapter
 from stable_audio_tools.models.checkpoints import LoadReport, checkpoint_kind
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.schema.reader import read_json
-from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+from stable_audio_tools.training.module import ModelTrainer
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 
@@ -85,7 +85,7 @@ class CheckpointKeeper(pl.Callback):
         if stopped_between_steps and module.steps_done != self._saved_step:
             self._save_step(trainer, module)
 
-    def offer_best(self, trainer: pl.Trainer, module: DiffusionCondTrainer, loss: float) -> None:
+    def offer_best(self, trainer: pl.Trainer, module: ModelTrainer, loss: float) -> None:
         """Save ``best.ckpt`` if ``loss`` is the lowest so far; ``best.json`` says whose it is."""
         if loss >= self.best_loss:
             return
@@ -94,7 +94,7 @@ class CheckpointKeeper(pl.Callback):
         if trainer.is_global_zero:
             write_json(self.folder / "best.json", {"step": module.steps_done, "val_loss": loss})
 
-    def _save_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer) -> None:
+    def _save_step(self, trainer: pl.Trainer, module: ModelTrainer) -> None:
         self._write(trainer, module, self.folder / f"step={module.steps_done:08d}.ckpt")
         self._saved_step = module.steps_done
         if self.keep > 0 and trainer.is_global_zero:
@@ -102,11 +102,11 @@ class CheckpointKeeper(pl.Callback):
                 old.unlink()
                 shutil.rmtree(old.with_suffix(".adapter"), ignore_errors=True)
 
-    def _write(self, trainer: pl.Trainer, module: DiffusionCondTrainer, path: Path) -> None:
+    def _write(self, trainer: pl.Trainer, module: ModelTrainer, path: Path) -> None:
         trainer.save_checkpoint(path)
         if module.lora and trainer.is_global_zero:
             base_name, base_sha256 = self.base or (None, None)
-            save_adapter(module.diffusion, path.with_suffix(".adapter"), base_sha256, base_name)
+            save_adapter(module.wrapped, path.with_suffix(".adapter"), base_sha256, base_name)
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
@@ -147,9 +147,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return {**{key: value for key, value in checkpoint.items() if key not in heavy}, "shapes": shapes}
 
 
-def require_same_weights(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], module: DiffusionCondTrainer
-) -> None:
+def require_same_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], module: ModelTrainer) -> None:
     """Refuse to continue from a checkpoint of another model, or of a LoRA run with a full one.
 
     Args:
@@ -177,6 +175,6 @@ def require_same_weights(
         )
 
 
-def _trainer(module: pl.LightningModule) -> DiffusionCondTrainer:
-    assert isinstance(module, DiffusionCondTrainer)
+def _trainer(module: pl.LightningModule) -> ModelTrainer:
+    assert isinstance(module, ModelTrainer)
     return module

@@ -1,22 +1,17 @@
-"""The Lightning module that trains a conditional latent diffusion model."""
+"""The trainers of diffusion models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
-from stable_audio_tools.errors import TrainingError
-from stable_audio_tools.models.adapters.lora import dropped_adapters
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.runtime import seeds
-from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.loss import (
     BandedLoss,
@@ -24,85 +19,51 @@ from stable_audio_tools.training.loss import (
     diffusion_loss,
     latent_mask,
 )
-from stable_audio_tools.training.optimizers import build_optimizer, build_scheduler, optimizer_pair
-
-Batch = tuple[Tensor, Sequence[dict[str, Any]]]
+from stable_audio_tools.training.module import Batch, Key, ModelTrainer
 
 
-class DiffusionCondTrainer(pl.LightningModule):
-    """Trains ``diffusion.model`` and its conditioners on batches ``(audio (B, C, T), infos)``.
+class DiffusionTrainer(ModelTrainer):
+    """Trains a network to take noise away from latents, or from audio where there is no pretransform.
 
-    Every draw of a batch (crop aside, which the loader keys) comes from ``(seed, step, micro-batch, rank)``:
-    VAE noise, timesteps, noise, guidance dropout, and the dropout of layers, for which the global generator
-    is set aside during the forward pass. A run that goes on from a checkpoint therefore draws what the
-    unbroken run would have drawn.
+    Drawn by key are VAE noise, timesteps, noise, and what a subclass draws for its conditioning.
 
     Attributes:
-        diffusion: the model, with conditioners and pretransform.
+        diffusion: the model, with its pretransform.
         diffusion_ema: the average of ``diffusion.model``, or None where the config or LoRA turns it off.
-        steps_done: optimizer steps so far.
-        micro_batch: batches since the last optimizer step.
-        batches_done: batches so far on each rank: the position in the data.
-        bad_batch: what is known about a batch whose loss was not finite.
-        run_facts: what each checkpoint records about the run besides its model config.
     """
 
-    def __init__(
-        self,
-        model: ConditionedDiffusionModelWrapper,
-        config: DiffusionCondModelConfig,
-        *,
-        seed: int = 42,
-        accum_batches: int = 1,
-        lora: bool = False,
-    ) -> None:
-        super().__init__()
-        self.diffusion = model
-        self.config = config
-        self.options = config.training
-        self.lora = lora
-        # adapters are few and trained for few steps: an average of them would only lag behind
-        self.diffusion_ema = EMA(model.model) if self.options.use_ema and not lora else None
-        self.seed = seed
-        self.accum_batches = accum_batches
-        self.steps_done = 0
-        self.micro_batch = 0
-        self.batches_done = 0
-        self.bad_batch: dict[str, Any] | None = None
-        self.run_facts: dict[str, Any] = {}
-        self._losses: list[Tensor] = []
+    holder = "diffusion"
+    role = "diffusion"
+
+    diffusion: Any
+    diffusion_ema: EMA | None
+
+    def __init__(self, model: nn.Module, config: Any, **options: Any) -> None:
+        super().__init__(model, config, **options)
         self._bands = BandedLoss()
-        self._validation: list[tuple[Tensor, int]] = []
-        # a LoRA checkpoint holds the adapters only; a run checks first that none of them is missing
-        self.strict_loading = not lora
+
+    @property
+    def online_network(self) -> nn.Module:
+        """The network that is trained."""
+        network: nn.Module = self.diffusion.model
+        return network
 
     @property
     def averaged_network(self) -> nn.Module:
         """The network that is exported and sampled from: the average where there is one."""
-        return self.diffusion.model if self.diffusion_ema is None else self.diffusion_ema.ema_model
+        network: nn.Module = (
+            self.diffusion.model if self.diffusion_ema is None else self.diffusion_ema.ema_model
+        )
+        return network
 
-    @contextmanager
-    def averaged(self) -> Iterator[ConditionedDiffusionModelWrapper]:
-        """The model with the averaged network in it, in evaluation mode, for as long as the block lasts."""
-        online, training = self.diffusion.model, self.diffusion.training
-        self.diffusion.model = self.averaged_network
-        self.diffusion.eval()
-        try:
-            yield self.diffusion
-        finally:
-            self.diffusion.model = online
-            self.diffusion.train(training)
+    def averaged_parts(self) -> dict[str, nn.Module]:
+        """The network."""
+        return {"model": self.averaged_network}
 
-    def configure_optimizers(self) -> Any:
-        """The optimizer and schedule of the config over everything that is trained."""
-        rate = self.config.lora.lr if self.lora and self.config.lora else None
-        pair = optimizer_pair(self.options, rate)
-        trained = [parameter for parameter in self.diffusion.parameters() if parameter.requires_grad]
-        optimizer = build_optimizer(pair.optimizer, trained)
-        if pair.scheduler is None:
-            return optimizer
-        scheduler = build_scheduler(pair.scheduler, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def _averaged_source(self) -> nn.Module:
+        """The network itself, without a name of its own in the keys."""
+        network: nn.Module = self.wrapped.model
+        return network
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch.
@@ -111,112 +72,79 @@ class DiffusionCondTrainer(pl.LightningModule):
             TrainingError: the loss is not finite; no weight has been touched by this batch.
         """
         audio, infos = batch
-        key = (self.seed, self.steps_done, self.micro_batch, self.global_rank)
+        key = self.key()
         latents = self.encode(audio, key)
         timesteps = self._timesteps(latents, key)
         noise = keyed_noise(latents.shape, "noise", *key, device=latents.device, dtype=latents.dtype)
-        with self._keyed_dropout(key):
-            conditioning = self._conditioning(infos) | {
-                "cfg_dropout_prob": self.options.cfg_dropout_prob,
-                "generator": seeds.generator("cfg dropout", *key),
-            }
+        with self.keyed_dropout(key):
+            conditioning = self.conditioning(infos, latents, key) | self.guidance_dropout(key)
             mask = None if self._ignores_padding(key) else self._mask(infos, latents)
-            loss = self._loss(self.diffusion.model, latents, noise, timesteps, conditioning, mask)
-        if not torch.isfinite(loss.mean):
-            raise self._not_finite(loss, infos)
+            loss = self._loss(self.online_network, latents, noise, timesteps, conditioning, mask)
+            total = self.total_loss(loss, latents, noise, timesteps, audio)
+        self.require_finite(total, infos, loss.per_item)
         self._bands.add(loss.per_item, timesteps)
-        self._losses.append(loss.mean.detach())
-        self._count()
-        return loss.mean
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then take the new weights into the average."""
-        super().optimizer_step(*args, **kwargs)
-        if self.diffusion_ema is not None:
-            self.diffusion_ema.update(self.diffusion.model)
+        self.note("train/loss", total)
+        self.count()
+        return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of the averaged network at fixed timesteps, with the same noise every time."""
         audio, infos = batch
-        key = (self.seed, "validation", batch_idx, self.global_rank)
+        key = self.validation_key(batch_idx)
         latents = self.encode(audio, key)
         noise = keyed_noise(latents.shape, "noise", *key, device=latents.device, dtype=latents.dtype)
-        conditioning = self._conditioning(infos)
+        conditioning = self.conditioning(infos, latents, key)
         mask = self._mask(infos, latents)
-        losses = []
+        losses = {}
         for t in self.options.validation_timesteps:
             timesteps = torch.full((len(latents),), t, device=latents.device)
-            losses.append(
-                self._loss(self.averaged_network, latents, noise, timesteps, conditioning, mask).mean
-            )
-        self._validation.append((torch.stack(losses), len(latents)))
+            loss = self._loss(self.averaged_network, latents, noise, timesteps, conditioning, mask)
+            losses[f"val/loss_t{t:.2f}"] = loss.mean
+        self.note_validation(losses, len(latents))
 
-    def encode(self, audio: Tensor, key: tuple[int | str, ...]) -> Tensor:
+    def conditioning(self, infos: Sequence[dict[str, Any]], latents: Tensor, key: Key) -> dict[str, Any]:
+        """The network's inputs besides ``x`` and ``t`` for a batch's metadata: none, unless overridden."""
+        return {}
+
+    def guidance_dropout(self, key: Key) -> dict[str, Any]:
+        """What makes the network leave out its conditioning now and then: nothing, unless overridden."""
+        return {}
+
+    def total_loss(
+        self, loss: DiffusionLoss, latents: Tensor, noise: Tensor, timesteps: Tensor, audio: Tensor
+    ) -> Tensor:
+        """The scalar to minimise: the diffusion loss, unless a subclass adds to it."""
+        return loss.mean
+
+    def encode(self, audio: Tensor, key: Key) -> Tensor:
         """Latents of a batch of audio; what comes in is taken as it is where it is latents already."""
-        pretransform = self.diffusion.pretransform
+        pretransform = self.wrapped.pretransform
         if pretransform is None:
             return audio
         if self.options.pre_encoded:
             return audio / pretransform.scale
         with torch.set_grad_enabled(pretransform.enable_grad and torch.is_grad_enabled()):
-            return pretransform.encode(audio, generator=seeds.generator("vae", *key))
+            latents: Tensor = pretransform.encode(audio, generator=seeds.generator("vae", *key))
+        return latents
 
     def take_metrics(self) -> dict[str, float]:
         """Loss, loss by timestep band and learning rate, over all ranks and the steps since the last call."""
-        strategy = self.trainer.strategy
-        metrics: dict[str, float] = {}
-        if self._losses:
-            metrics["train/loss"] = float(strategy.reduce(torch.stack(self._losses).mean()))
-            self._losses.clear()
+        metrics = super().take_metrics()
+        rate = metrics.pop("train/lr")
         sums = self._bands.take()
         if sums is not None:
-            for band, (total, count) in enumerate(strategy.reduce(sums, reduce_op="sum").T.tolist()):
+            reduced = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            for band, (total, count) in enumerate(reduced.T.tolist()):
                 if count:
                     metrics[self._bands.name(band)] = total / count
-        metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        return metrics
+        return metrics | {"train/lr": rate}
 
     def take_validation(self) -> dict[str, float]:
         """Validation loss and that of each timestep, over all items and ranks; empty if nothing was run."""
-        if not self._validation:
-            return {}
-        sums = torch.stack([losses * items for losses, items in self._validation]).sum(dim=0)
-        count = sums.new_tensor([float(sum(items for _, items in self._validation))])
-        self._validation.clear()
-        *totals, items = self.trainer.strategy.reduce(torch.cat([sums, count]), reduce_op="sum").tolist()
-        by_time = dict(
-            zip(self.options.validation_timesteps, [total / items for total in totals], strict=True)
-        )
-        metrics = {"val/loss": sum(by_time.values()) / len(by_time)}
-        return metrics | {f"val/loss_t{t:.2f}": value for t, value in by_time.items()}
+        by_time = super().take_validation()
+        return {"val/loss": sum(by_time.values()) / len(by_time)} | by_time if by_time else {}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the config, the position in the data and the facts of the run; leave out the base of a LoRA."""
-        checkpoint["model_config"] = self.config.model_dump(mode="json")
-        checkpoint["position"] = {"steps": self.steps_done, "batches": self.batches_done}
-        checkpoint.update(self.run_facts)
-        if self.lora:
-            checkpoint["state_dict"] = self.saved_state()
-
-    def saved_state(self) -> dict[str, Tensor]:
-        """The weights that a checkpoint of this run holds: all of them, or the adapters of a LoRA run."""
-        state: dict[str, Tensor] = self.state_dict()
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in state.items() if not self.lora or name in trained}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the position in the data. A checkpoint of the public package has only its step."""
-        position = checkpoint.get("position") or {"steps": checkpoint["global_step"], "batches": 0}
-        self.steps_done, self.batches_done, self.micro_batch = position["steps"], position["batches"], 0
-
-    def _count(self) -> None:
-        self.batches_done += 1
-        self.micro_batch += 1
-        if self.micro_batch == self.accum_batches:
-            self.micro_batch = 0
-            self.steps_done += 1
-
-    def _timesteps(self, latents: Tensor, key: tuple[int | str, ...]) -> Tensor:
+    def _timesteps(self, latents: Tensor, key: Key) -> Tensor:
         """Timesteps ``(B,)`` by the config's law, shifted by length where the model asks for it."""
         timesteps = sample_timesteps(
             self.options.timestep_sampler,
@@ -225,12 +153,8 @@ class DiffusionCondTrainer(pl.LightningModule):
             device=latents.device,
             options=self.options.timestep_sampler_options,
         )
-        shift = self.diffusion.dist_shift
+        shift = getattr(self.wrapped, "dist_shift", None)
         return timesteps if shift is None else shift.shift(timesteps, latents.shape[-1])
-
-    def _conditioning(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The network's conditioning inputs for the metadata of a batch."""
-        return self.diffusion.get_conditioning_inputs(self.diffusion.conditioner(infos, self.device))
 
     def _loss(
         self,
@@ -241,46 +165,40 @@ class DiffusionCondTrainer(pl.LightningModule):
         conditioning: dict[str, Any],
         mask: Tensor | None,
     ) -> DiffusionLoss:
-        objective = self.diffusion.diffusion_objective
+        objective = self.wrapped.diffusion_objective
         return diffusion_loss(network, latents, noise, timesteps, conditioning, objective, mask)
 
-    def _mask(self, infos: Sequence[dict[str, Any]], latents: Tensor) -> Tensor | None:
-        """The padding mask ``(B, L)`` of latents, or None where the config does not ask for it."""
-        if not self.options.mask_padding:
-            return None
+    def padding(self, infos: Sequence[dict[str, Any]], latents: Tensor) -> Tensor:
+        """The padding mask ``(B, L)`` of latents: 1 where there is audio."""
         masks = torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]).to(latents.device)
         return latent_mask(masks, latents.shape[-1])
 
-    def _ignores_padding(self, key: tuple[int | str, ...]) -> bool:
+    def _mask(self, infos: Sequence[dict[str, Any]], latents: Tensor) -> Tensor | None:
+        """:meth:`padding` for the loss, or None where the config does not ask for it."""
+        return self.padding(infos, latents) if self.options.mask_padding else None
+
+    def _ignores_padding(self, key: Key) -> bool:
         """Whether this is one of the steps that ``mask_padding_dropout`` trains without the mask."""
         chance = torch.rand((), generator=seeds.generator("mask dropout", *key)).item()
         return chance < self.options.mask_padding_dropout
 
-    @contextmanager
-    def _keyed_dropout(self, key: tuple[int | str, ...]) -> Iterator[None]:
-        """Key what layers draw from the global generator, and which adapters sit this step out."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        chance = self.config.lora.module_dropout if self.lora and self.config.lora else 0.0
-        adapters = (
-            dropped_adapters(self.diffusion, chance, "module dropout", *key) if chance else nullcontext()
-        )
-        with torch.random.fork_rng(devices=devices), adapters:
-            torch.manual_seed(seeds.derive_seed("layer dropout", *key))
-            yield
 
-    def _not_finite(self, loss: DiffusionLoss, infos: Sequence[dict[str, Any]]) -> TrainingError:
-        tracks = [str(info.get("sample_id", info.get("path", "?"))) for info in infos]
-        found, step = loss.mean.item(), self.steps_done + 1
-        self.bad_batch = {
-            "step": step,
-            "rank": self.global_rank,
-            "loss": str(found),
-            "items": [
-                {"track": track, "loss": str(value), "offset_seconds": info.get("offset_seconds")}
-                for track, value, info in zip(tracks, loss.per_item.tolist(), infos, strict=True)
-            ],
+class DiffusionUncondTrainer(DiffusionTrainer):
+    """Trains a diffusion model that makes audio from noise alone."""
+
+
+class DiffusionCondTrainer(DiffusionTrainer):
+    """Trains a conditional diffusion model and its conditioners; guidance dropout is drawn by key too."""
+
+    diffusion: ConditionedDiffusionModelWrapper
+
+    def conditioning(self, infos: Sequence[dict[str, Any]], latents: Tensor, key: Key) -> dict[str, Any]:
+        """The network's conditioning inputs for the metadata of a batch."""
+        return self.diffusion.get_conditioning_inputs(self.diffusion.conditioner(infos, self.device))
+
+    def guidance_dropout(self, key: Key) -> dict[str, Any]:
+        """How often a sample's conditioning is left out, and the generator that decides."""
+        return {
+            "cfg_dropout_prob": self.options.cfg_dropout_prob,
+            "generator": seeds.generator("cfg dropout", *key),
         }
-        return TrainingError(
-            f"step {step}: the loss is {found}, expected a finite number; tracks of this batch:"
-            f" {', '.join(tracks)}; lower the learning rate, set --gradient-clip-val or exclude a file"
-        )

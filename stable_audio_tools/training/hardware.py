@@ -64,10 +64,13 @@ class Hardware:
         return f"{count}{self.accelerator}, {self.precision}"
 
 
-def choose_hardware(settings: TrainSettings, lora: bool = False) -> Hardware:
+def choose_hardware(settings: TrainSettings, idle_parameters: bool = False) -> Hardware:
     """The hardware that ``settings`` ask for, as far as this machine has it.
 
     Without a GPU a run computes on the CPU in float32, since float16 autocast needs a GPU, and says so.
+
+    Args:
+        idle_parameters: some parameters that are trained sit steps out: adapters, or an adversary.
 
     Raises:
         UsageError: there are fewer GPUs than asked for, or the strategy is unknown or does not fit them.
@@ -85,7 +88,7 @@ def choose_hardware(settings: TrainSettings, lora: bool = False) -> Hardware:
             f"--num-gpus: found {settings.num_gpus}, but this machine has {torch.cuda.device_count()}"
         )
     devices = max(1, settings.num_gpus) if device.type == "cuda" else 1
-    strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, lora)
+    strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, idle_parameters)
     _check_strategy(strategy, device)
     accelerator = "gpu" if device.type == "cuda" else device.type
     return Hardware(accelerator, devices, settings.num_nodes, precision, strategy)
@@ -103,8 +106,8 @@ def _check_strategy(strategy: str, device: torch.device) -> None:
         raise UsageError(f"--strategy {strategy}: shards a model over GPUs, but this run is on {device.type}")
 
 
-def _default_strategy(processes: int, lora: bool) -> str:
+def _default_strategy(processes: int, idle_parameters: bool) -> str:
     if processes == 1:
         return "auto"
-    # an adapter that sits a step out has no gradient in it
-    return "ddp_find_unused_parameters_true" if lora else "ddp"
+    # what sits a step out has no gradient in it
+    return "ddp_find_unused_parameters_true" if idle_parameters else "ddp"

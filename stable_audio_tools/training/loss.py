@@ -14,10 +14,14 @@ BANDS = 4
 
 
 class DiffusionLoss(NamedTuple):
-    """``mean`` is the scalar to minimise; ``per_item`` ``(B,)`` holds each item's own mean."""
+    """``mean`` is the scalar to minimise; ``per_item`` ``(B,)`` holds each item's own mean.
+
+    ``output`` is what the network answered.
+    """
 
     mean: Tensor
     per_item: Tensor
+    output: Tensor
 
 
 def diffusion_loss(
@@ -44,9 +48,10 @@ def diffusion_loss(
     # the difference is taken in float32: under float16 autocast a square may overflow
     error = (output.float() - rule.target(latents, noise, timesteps).float()).square().mean(dim=1)
     if mask is None:
-        return DiffusionLoss(error.mean(), error.mean(dim=1))
+        return DiffusionLoss(error.mean(), error.mean(dim=1), output)
     kept = error * mask
-    return DiffusionLoss(kept.sum() / mask.sum().clamp(min=1), kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1))
+    per_item = kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return DiffusionLoss(kept.sum() / mask.sum().clamp(min=1), per_item, output)
 
 
 def latent_mask(padding_masks: Tensor, length: int) -> Tensor:

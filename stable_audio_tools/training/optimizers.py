@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from stable_audio_tools.errors import ConfigError, UsageError
 from stable_audio_tools.schema.base import nearest
 from stable_audio_tools.schema.training import (
-    DiffusionTrainingConfig,
+    AnyTrainingConfig,
     OptimizerConfig,
     OptimizerPair,
     SchedulerConfig,
@@ -80,13 +80,15 @@ SCHEDULERS: dict[str, Callable[..., LRScheduler]] = {"InverseLR": InverseLR}
 """Names that are not those of ``torch.optim.lr_scheduler``."""
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer called ``config.type``, over ``parameters``.
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[nn.Parameter], role: str = "diffusion"
+) -> Optimizer:
+    """The optimizer called ``config.type``, over ``parameters``; ``role`` is its entry of the config.
 
     Raises:
         ConfigError: the name is unknown, or the arguments do not fit it.
     """
-    where = "training.optimizer_configs.diffusion.optimizer"
+    where = f"training.optimizer_configs.{role}.optimizer"
     maker = _find(config.type, OPTIMIZERS, torch.optim, Optimizer, where)
     try:
         return maker(list(parameters), **config.config)
@@ -94,13 +96,13 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         raise ConfigError(f"{where}.config: does not fit {config.type}: {error}") from error
 
 
-def build_scheduler(config: SchedulerConfig, optimizer: Optimizer) -> LRScheduler:
+def build_scheduler(config: SchedulerConfig, optimizer: Optimizer, role: str = "diffusion") -> LRScheduler:
     """The schedule called ``config.type``, stepped once per optimizer step.
 
     Raises:
         ConfigError: the name is unknown, its arguments do not fit, or it waits for a metric.
     """
-    where = "training.optimizer_configs.diffusion.scheduler"
+    where = f"training.optimizer_configs.{role}.scheduler"
     maker = _find(config.type, SCHEDULERS, torch.optim.lr_scheduler, LRScheduler, where)
     if maker is ReduceLROnPlateau:
         raise ConfigError(
@@ -112,21 +114,27 @@ def build_scheduler(config: SchedulerConfig, optimizer: Optimizer) -> LRSchedule
         raise ConfigError(f"{where}.config: does not fit {config.type}: {error}") from error
 
 
-def optimizer_pair(config: DiffusionTrainingConfig, learning_rate: float | None = None) -> OptimizerPair:
+def optimizer_pair(
+    config: AnyTrainingConfig, learning_rate: float | None = None, role: str = "diffusion"
+) -> OptimizerPair:
     """The optimizer and schedule that a training block asks for; ``learning_rate`` wins over its rate.
 
+    Args:
+        role: the entry of ``optimizer_configs``.
+
     Raises:
-        ConfigError: the block names no optimizer for ``diffusion`` and no rate.
+        ConfigError: the block names no optimizer for ``role`` and no rate.
     """
-    pair = config.optimizer_configs.get("diffusion")
+    pair = config.optimizer_configs.get(role)
     if pair is None and config.optimizer_configs:
         found = ", ".join(config.optimizer_configs)
-        raise ConfigError(f"training.optimizer_configs: expected an entry 'diffusion', found {found}")
+        raise ConfigError(f"training.optimizer_configs: expected an entry {role!r}, found {found}")
     if pair is None:
         rate = learning_rate or config.learning_rate
         if rate is None:
-            raise ConfigError("training: no optimizer: give optimizer_configs.diffusion or learning_rate")
-        return OptimizerPair(optimizer=OptimizerConfig(type="AdamW", config={"lr": rate}))
+            raise ConfigError(f"training: no optimizer: give optimizer_configs.{role} or learning_rate")
+        arguments = {"lr": rate, **config.default_arguments}
+        return OptimizerPair(optimizer=OptimizerConfig(type="AdamW", config=arguments))
     if learning_rate is None:
         return pair
     optimizer = OptimizerConfig(

@@ -16,11 +16,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stable_audio_tools.data.dataset import AudioLoader, KeyedBatchSampler, create_dataloader_from_config
 from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.checkpoints import LoadReport
 from stable_audio_tools.runtime.files import sha256_file
 from stable_audio_tools.runtime.manifest import installed_versions
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.dataset import DatasetConfig
-from stable_audio_tools.schema.model import DiffusionCondModelConfig
+from stable_audio_tools.schema.model import DiffusionCondModelConfig, ModelConfig
 from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
 from stable_audio_tools.training.callbacks import BadBatchReport, MetricsLog, StepProgress
 from stable_audio_tools.training.checkpoints import (
@@ -28,14 +29,14 @@ from stable_audio_tools.training.checkpoints import (
     CheckpointKeeper,
     require_same_weights,
 )
-from stable_audio_tools.training.demos import Demos
-from stable_audio_tools.training.diffusion import DiffusionCondTrainer
-from stable_audio_tools.training.factory import create_training_wrapper_from_config
+from stable_audio_tools.training.demos import create_demos
+from stable_audio_tools.training.factory import create_training_wrapper_from_config, trains_by_turns
 from stable_audio_tools.training.hardware import Hardware, choose_hardware
+from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.song_describer import SongDescriberScores
-from stable_audio_tools.training.start import prepare_model
+from stable_audio_tools.training.start import prepare_model, write_load_reports
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
 
@@ -56,17 +57,23 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         KeyboardInterrupt: Ctrl-C did; steps since the last checkpoint are lost.
     """
     check_logger(settings.logger)
-    hardware = choose_hardware(settings, lora)
-    model_config = _read_model_config(settings.model_config)
+    model_config = _read_model_config(settings.model_config, lora)
+    hardware = choose_hardware(settings, lora or trains_by_turns(model_config))
     dataset_config = read_dataset_config(settings.dataset_config)
     resume = find_resume(settings)
     start_batch = resume.start_batch(settings.batch_size, hardware.world_size) if resume else 0
     loader = _loader(settings, hardware, model_config, dataset_config, start_batch)
     index = loader.dataset.dataset.index  # type: ignore[attr-defined]
     val_loader = _val_loader(settings, hardware, model_config)
-    model = prepare_model(model_config, settings, lora, resuming=resume is not None)
+    reports: list[LoadReport] = []
+    model = prepare_model(model_config, settings, lora, resuming=resume is not None, reports=reports)
     module = create_training_wrapper_from_config(
-        model_config, model, seed=settings.seed, accum_batches=settings.accum_batches, lora=lora
+        model_config,
+        model,
+        seed=settings.seed,
+        accum_batches=settings.accum_batches,
+        gradient_clip_val=settings.gradient_clip_val,
+        lora=lora,
     )
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
     _check_before_the_folder(module, resume)
@@ -80,6 +87,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         "versions": installed_versions(),
     }
     folder = make_run_folder(settings, hardware, resume, model_config, dataset_config, index)
+    if hardware.rank == 0:
+        write_load_reports(folder, reports)
     with _quiet():
         trainer = _trainer(settings, hardware, folder, module, val_loader is not None, resume, base)
     _announce(module, index, hardware, folder)
@@ -92,17 +101,24 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     return folder
 
 
-def _read_model_config(path: str) -> DiffusionCondModelConfig:
+def _read_model_config(path: str, lora: bool) -> ModelConfig:
     config = read_model_config(path)
-    if not isinstance(config, DiffusionCondModelConfig) or config.model_type != "diffusion_cond":
-        raise ConfigError(f"{path}: model_type: training takes 'diffusion_cond', found {config.model_type!r}")
+    if config.training is None:
+        raise ConfigError(
+            f"{path}: training: missing; expected a block with optimizer_configs or learning_rate"
+        )
+    if lora and not isinstance(config, DiffusionCondModelConfig):
+        raise ConfigError(
+            f"{path}: model_type: adapters are for a 'diffusion_cond' model, found {config.model_type!r};"
+            " train it whole with train.py"
+        )
     return config
 
 
 def _loader(
     settings: TrainSettings,
     hardware: Hardware,
-    model_config: DiffusionCondModelConfig,
+    model_config: ModelConfig,
     dataset_config: DatasetConfig,
     start_batch: int,
 ) -> AudioLoader:
@@ -122,9 +138,7 @@ def _loader(
     )
 
 
-def _val_loader(
-    settings: TrainSettings, hardware: Hardware, model_config: DiffusionCondModelConfig
-) -> AudioLoader | None:
+def _val_loader(settings: TrainSettings, hardware: Hardware, model_config: ModelConfig) -> AudioLoader | None:
     """The validation set: every track once, always the same crops."""
     if settings.val_dataset_config is None:
         return None
@@ -152,7 +166,7 @@ def _val_loader(
     )
 
 
-def _check_before_the_folder(module: DiffusionCondTrainer, resume: Resume | None) -> None:
+def _check_before_the_folder(module: ModelTrainer, resume: Resume | None) -> None:
     """Find what Lightning would find only after the run folder is made, and say it in one line."""
     module.configure_optimizers()
     if resume is not None:
@@ -169,7 +183,7 @@ def _trainer(
     settings: TrainSettings,
     hardware: Hardware,
     folder: Path,
-    module: DiffusionCondTrainer,
+    module: ModelTrainer,
     validates: bool,
     resume: Resume | None,
     base: tuple[str, str] | None,
@@ -179,8 +193,8 @@ def _trainer(
     progress = StepProgress(metrics, settings.max_steps)
     callbacks: list[pl.Callback] = [metrics, progress, keeper, BadBatchReport(folder)]
     if module.options.demo is not None:
-        callbacks.append(Demos(module.options.demo, folder, settings.seed))
-    scores = module.options.song_describer_eval
+        callbacks.append(create_demos(module, folder, settings.seed))
+    scores = getattr(module.options, "song_describer_eval", None)
     if scores is not None and SongDescriberScores.wanted(scores):
         callbacks.append(SongDescriberScores(scores, folder, settings.seed))
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
@@ -190,8 +204,9 @@ def _trainer(
         plugins=[AtomicCheckpointIO()] if hardware.writes_single_files else None,
         max_steps=settings.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=settings.accum_batches,
-        gradient_clip_val=settings.gradient_clip_val or None,
+        # a trainer of two optimizers accumulates and clips itself
+        accumulate_grad_batches=settings.accum_batches if module.automatic_optimization else 1,
+        gradient_clip_val=settings.gradient_clip_val or None if module.automatic_optimization else None,
         val_check_interval=settings.val_every * settings.accum_batches if validates else None,
         check_val_every_n_epoch=None if validates else 1,
         num_sanity_val_steps=0,
@@ -205,8 +220,8 @@ def _trainer(
     )
 
 
-def _announce(module: DiffusionCondTrainer, index: TrackIndex, hardware: Hardware, folder: Path) -> None:
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.diffusion.parameters()]
+def _announce(module: ModelTrainer, index: TrackIndex, hardware: Hardware, folder: Path) -> None:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.wrapped.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
     say(
         f"training {trained / 1e6:.2f} of {total / 1e6:.2f} M parameters on {len(index)} tracks"
@@ -233,7 +248,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts(module: DiffusionCondTrainer) -> Iterator[None]:
+def _interrupts(module: ModelTrainer) -> Iterator[None]:
     """What Lightning makes of signals, as everyone else knows it: it ends with 1 on Ctrl-C, 0 on SIGTERM."""
     try:
         yield

@@ -13,7 +13,7 @@ from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.manifest import write_manifest
 from stable_audio_tools.runtime.progress import say, warn
 from stable_audio_tools.schema.dataset import DatasetConfig
-from stable_audio_tools.schema.model import DiffusionCondModelConfig
+from stable_audio_tools.schema.model import ModelConfig
 from stable_audio_tools.training.checkpoints import newest_checkpoint, read_record
 from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
@@ -77,7 +77,7 @@ def make_run_folder(
     settings: TrainSettings,
     hardware: Hardware,
     resume: Resume | None,
-    model_config: DiffusionCondModelConfig,
+    model_config: ModelConfig,
     dataset_config: DatasetConfig,
     index: TrackIndex,
 ) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.training.callbacks import StepCallback
-from stable_audio_tools.training.diffusion import DiffusionCondTrainer
+from stable_audio_tools.training.module import ModelTrainer
 
 
 class SideJob(StepCallback, ABC):
@@ -25,7 +25,7 @@ class SideJob(StepCallback, ABC):
     def __init__(self, every: int) -> None:
         self.every = every
 
-    def on_step(self, trainer: pl.Trainer, module: DiffusionCondTrainer, step: int) -> None:
+    def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Do the work where it is time."""
         if step % self.every or not trainer.is_global_zero:
             return
@@ -46,7 +46,5 @@ class SideJob(StepCallback, ABC):
             logger.log_metrics(metrics, step)
 
     @abstractmethod
-    def work(
-        self, model: ConditionedDiffusionModelWrapper, module: DiffusionCondTrainer, step: int
-    ) -> dict[str, float]:
-        """Use ``model`` and return numbers for the log, by name."""
+    def work(self, model: Any, module: Any, step: int) -> dict[str, float]:
+        """Use ``model``, averaged, of the trainer ``module``, and return numbers for the log, by name."""

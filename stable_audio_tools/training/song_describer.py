@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stable_audio_tools.evaluation.clap import ClapEmbedder
 from stable_audio_tools.evaluation.reference import ReferenceSet
 from stable_audio_tools.evaluation.run import require_same_clap, score_clips
 from stable_audio_tools.inference.clips import ClipRequest, generate_clips
-from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import say, warn
 from stable_audio_tools.schema.training import SongDescriberEvalConfig
@@ -47,9 +47,7 @@ class SongDescriberScores(SideJob):
             return False
         return True
 
-    def work(
-        self, model: ConditionedDiffusionModelWrapper, module: DiffusionCondTrainer, step: int
-    ) -> dict[str, float]:
+    def work(self, model: Any, module: DiffusionCondTrainer, step: int) -> dict[str, float]:
         """Render, score and write down."""
         config = self.config
         reference = ReferenceSet.load(str(config.precomputed_embeddings_path))

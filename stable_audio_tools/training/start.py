@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.adapters.lora import apply_lora, load_adapter
 from stable_audio_tools.models.checkpoints import LoadReport, load_checkpoint, load_pretransform
-from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.utils import remove_weight_norm_from_model
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import say, warn
-from stable_audio_tools.schema.model import DiffusionCondModelConfig
+from stable_audio_tools.schema.model import DiffusionCondModelConfig, ModelConfig
 from stable_audio_tools.schema.training import LoraConfig
 from stable_audio_tools.training.settings import TrainSettings
 
 
 def prepare_model(
-    config: DiffusionCondModelConfig,
+    config: ModelConfig,
     settings: TrainSettings,
     lora: bool,
     resuming: bool = False,
     reports: list[LoadReport] | None = None,
-) -> ConditionedDiffusionModelWrapper:
+) -> Any:
     """The model of ``config`` with the weights that ``settings`` name; fresh ones are drawn from the seed.
 
     Args:
@@ -46,11 +46,12 @@ def prepare_model(
         raise UsageError("--lora-ckpt-path: only train_lora.py takes it")
     with torch.random.fork_rng():
         torch.manual_seed(seeds.derive_seed("init", settings.seed))
-        model: ConditionedDiffusionModelWrapper = create_model_from_config(config)
-    loaded = _load_weights(model, settings, resuming)
+        model = create_model_from_config(config)
+    loaded = _load_weights(model, config, settings, resuming)
     if reports is not None:
         reports += loaded
     if lora:
+        assert isinstance(config, DiffusionCondModelConfig)  # the run refuses others
         if settings.pretrained_ckpt_path is not None and config.training.use_ema:
             say("adapters are trained without EMA; use_ema has no effect here")
         apply_lora(model, config.lora or LoraConfig(), settings.seed)
@@ -66,14 +67,15 @@ def write_load_reports(folder: Path, reports: Sequence[LoadReport]) -> None:
 
 
 def _load_weights(
-    model: ConditionedDiffusionModelWrapper, settings: TrainSettings, resuming: bool
+    model: Any, config: ModelConfig, settings: TrainSettings, resuming: bool
 ) -> list[LoadReport]:
     """Base, VAE and weight norm, in the order that lets each checkpoint meet the layers it was saved from."""
     reports = []
     vae = settings.pretransform_ckpt_path
+    pretransform = getattr(model, "pretransform", None)
     fuse = settings.remove_pretransform_weight_norm
-    if fuse == "pre_load" and model.pretransform is not None:
-        remove_weight_norm_from_model(model.pretransform)
+    if fuse == "pre_load" and pretransform is not None:
+        remove_weight_norm_from_model(pretransform)
     if settings.pretrained_ckpt_path:
         report = load_checkpoint(
             model,
@@ -87,9 +89,10 @@ def _load_weights(
         report = load_pretransform(model, vae)
         reports.append(report)
         say(f"{report.loaded} VAE weights from {Path(vae).name}")
-    if fuse == "post_load" and model.pretransform is not None:
-        remove_weight_norm_from_model(model.pretransform)
-    has_vae = vae or settings.pretrained_ckpt_path or resuming or model.config.training.pre_encoded
-    if model.pretransform is not None and not has_vae:
+    if fuse == "post_load" and pretransform is not None:
+        remove_weight_norm_from_model(pretransform)
+    learned = pretransform is not None and any(True for _ in pretransform.parameters())
+    stored = getattr(config.training, "pre_encoded", False)
+    if learned and not (vae or settings.pretrained_ckpt_path or resuming or stored):
         warn("the VAE has random weights; give --pretransform-ckpt-path or --pretrained-ckpt-path")
     return reports

@@ -141,7 +141,7 @@ TRAINING: dict[str, Case] = {
     ),
     "autoencoder config": (
         lambda s: s.train(model_config=s.config("m8.json", only_the_vae)),
-        "training takes 'diffusion_cond'",
+        "training: missing; expected a block",
     ),
     "vae as base": (lambda s: s.train(pretrained_ckpt_path=s / "vae.ckpt"), "found an autoencoder"),
     "adapter as base": (

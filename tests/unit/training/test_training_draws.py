@@ -92,11 +92,11 @@ def test_the_averaged_network_is_lent_and_given_back(module):
     assert module.diffusion.training
 
 
-def test_a_model_that_cannot_be_trained_is_named(tiny_diffusion_config):
+def test_a_config_without_a_training_block_is_refused(tiny_diffusion_config):
     autoencoder = {
         **{key: tiny_diffusion_config[key] for key in ("sample_size", "sample_rate", "audio_channels")},
         "model_type": "autoencoder",
         "model": tiny_diffusion_config["model"]["pretransform"]["config"],
     }
-    with pytest.raises(ConfigError, match="model_type: training of 'autoencoder' is not available"):
+    with pytest.raises(ConfigError, match="training: missing; expected a block with optimizer_configs.autoencoder"):
         create_training_wrapper_from_config(autoencoder, create_model_from_config(autoencoder))
