@@ -77,6 +77,7 @@ SAMPLERS: dict[str, dict[str, Sampler]] = {
     },
     "rectified_flow": {
         "euler": Sampler(time_samplers.euler, schedules.log_snr_grid, "t"),
+        "euler-cfgpp": Sampler(time_samplers.euler_cfgpp, schedules.log_snr_grid, "t"),
         "rk4": Sampler(time_samplers.rk4, schedules.linear, "t"),
         "dpmpp": Sampler(time_samplers.dpmpp, schedules.log_snr_grid, "t"),
         "pingpong": Sampler(time_samplers.pingpong, schedules.log_snr_grid, "t"),

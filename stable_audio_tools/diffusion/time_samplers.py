@@ -28,6 +28,18 @@ def euler(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback:
     return x
 
 
+def euler_cfgpp(
+    model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None
+) -> Tensor:
+    """Euler's method with CFG++ (Chung et al. 2024): guided clean latents, and the unguided noise on them."""
+    for i, t, t_next in _steps(levels):
+        guided, info = model(x, _expand(t, x), return_info=True)
+        _report(callback, x, i, t, guided)
+        unguided = info.get("uncond_output", guided)
+        x = (1 - t_next) * (x - t * guided) + t_next * (x + (1 - t) * unguided)
+    return x
+
+
 def rk4(model: Model, x: Tensor, levels: Tensor, noise: NoiseSource, callback: Callback | None) -> Tensor:
     """The classical Runge-Kutta method of order 4: four calls a step."""
     for i, t, t_next in _steps(levels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from stable_audio_tools.diffusion.dpm_solver import dpm_fast_orders
 from stable_audio_tools.diffusion.noise import PerClipNoise
+from stable_audio_tools.diffusion.objectives import get_objective
 from stable_audio_tools.diffusion.samplers import SAMPLERS, get_sampler, sample
 from stable_audio_tools.diffusion.schedules import log_snr_grid
 from stable_audio_tools.diffusion.sigma_samplers import multistep_weights
@@ -23,7 +25,7 @@ MEAN, STD = 0.7, 0.4  # of the data
 SIGMA_MIN, SIGMA_MAX = 0.05, 50.0
 V_ODE = ["dpmpp-2m", "k-heun", "k-lms", "k-dpm-2", "k-dpm-fast"]
 V_SDE = ["dpmpp-2m-sde", "dpmpp-3m-sde", "k-dpmpp-2s-ancestral"]
-FLOW_ODE = ["euler", "rk4", "dpmpp"]
+FLOW_ODE = ["euler", "euler-cfgpp", "rk4", "dpmpp"]
 FAMILIES = [("v", name) for name in SAMPLERS["v"]] + [
     ("rectified_flow", name) for name in SAMPLERS["rectified_flow"]
 ]
@@ -45,9 +47,10 @@ def v_model(x: Tensor, t: Tensor, return_info: bool = False) -> Any:
     return (v, {}) if return_info else v
 
 
-def flow_model(x: Tensor, t: Tensor) -> Tensor:
+def flow_model(x: Tensor, t: Tensor, return_info: bool = False) -> Any:
     t = t.view(-1, 1, 1)
-    return gaussian_noise(x, 1 - t, t) - gaussian_clean(x, 1 - t, t)
+    velocity = gaussian_noise(x, 1 - t, t) - gaussian_clean(x, 1 - t, t)
+    return (velocity, {}) if return_info else velocity
 
 
 MODELS: dict[str, Callable[..., Tensor]] = {"v": v_model, "rectified_flow": flow_model}
@@ -109,7 +112,7 @@ def test_flow_samplers_converge(name: str) -> None:
         reached = (1 - t) * MEAN + spread * noise()
         return float((found - gaussian_clean(reached, 1 - t, t)).abs().max())
 
-    order, steps = {"euler": (1, 50), "dpmpp": (2, 20), "rk4": (4, 8)}[name]
+    order, steps = {"euler": (1, 50), "euler-cfgpp": (1, 50), "dpmpp": (2, 20), "rk4": (4, 8)}[name]
     assert error(100) < 0.02
     assert error(steps) / error(2 * steps) > 0.8 * 2**order
 
@@ -178,6 +181,49 @@ def test_callback_sees_every_step_and_the_denoised_latents(objective: str, name:
     assert seen == list(range(len(seen)))
     expected = {"k-dpm-fast": 3, "k-dpm-adaptive": len(seen)}.get(name, 6)
     assert len(seen) == expected
+
+
+CALLS = {
+    "k-heun": 11,  # two a step, one in the last, which is Euler's
+    "k-dpm-2": 11,
+    "k-dpmpp-2s-ancestral": 11,
+    "rk4": 24,
+}
+
+
+@pytest.mark.parametrize(("objective", "name"), [pair for pair in FAMILIES if pair[1] != "k-dpm-adaptive"])
+def test_six_steps_call_the_network_as_often_as_the_algorithm_says(objective: str, name: str) -> None:
+    times: list[float] = []
+
+    def counting(x: Tensor, t: Tensor, **options: Any) -> Any:
+        times.append(float(t[0]))
+        return MODELS[objective](x, t, **options)
+
+    sample(counting, noise(), objective=objective, sampler=name, steps=6)
+    assert len(times) == CALLS.get(name, 6)
+    assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("v", "v-ddim-cfgpp"), ("rectified_flow", "euler-cfgpp")])
+def test_cfgpp_puts_the_unguided_noise_on_the_guided_latents(objective: str, name: str) -> None:
+    """One step from a level, written out from algorithm 1 of the paper."""
+    law = get_objective(objective)
+    seen: list[dict[str, Any]] = []
+
+    def network(x: Tensor, t: Tensor, return_info: bool = False) -> Any:
+        free = MODELS[objective](x, t)
+        guided = free + 0.3 * torch.tanh(x)
+        return (guided, {"uncond_output": free}) if return_info else guided
+
+    sample(network, noise(), objective=objective, sampler=name, steps=5, callback=seen.append)
+    for now, after in itertools.pairwise(seen):
+        t, t_next = (info["t"].double().expand(3) for info in (now, after))
+        guided, info = network(now["x"], t, return_info=True)
+        clean = law.predicted_clean(now["x"], guided, t)
+        free = law.predicted_clean(now["x"], info["uncond_output"], t)
+        alpha, sigma = (value.view(-1, 1, 1) for value in law.alpha_sigma(t))
+        expected = law.add_noise(clean, (now["x"] - alpha * free) / sigma, t_next)
+        torch.testing.assert_close(after["x"], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("evaluations", range(1, 20))
@@ -259,7 +305,9 @@ def test_the_multistep_weights_integrate_cubics_exactly() -> None:
 
 
 def test_unknown_and_misplaced_samplers_are_named_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown sampler 'eular'.*euler, rk4, dpmpp, pingpong"):
+    with pytest.raises(
+        UsageError, match=r"unknown sampler 'eular'.*euler, euler-cfgpp, rk4, dpmpp"
+    ):
         get_sampler("eular", "rectified_flow")
     with pytest.raises(
         UsageError, match=r"'dpmpp-3m-sde' does not fit a model of objective 'rectified_flow'"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stable_audio_tools.diffusion.samplers import SAMPLERS
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_cond_inpaint
 from stable_audio_tools.models.factory import create_model_from_config
@@ -225,6 +226,72 @@ def test_an_inpainting_model_generates_from_scratch(inpaint_model: Any) -> None:
     found = generate(inpaint_model, batch_size=2, cfg_scale=6, negative_conditioning={**PROMPT, "prompt": ""})
     again = inpaint(inpaint_model, negative_conditioning={**PROMPT, "prompt": ""})
     torch.testing.assert_close(found, again)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m-sde", "k-dpm-fast", "v-ddim-cfgpp", "euler", "pingpong"])
+def test_an_ordinary_model_is_led_around_what_is_kept(request: Any, sampler: str) -> None:
+    flow = sampler in SAMPLERS["rectified_flow"]
+    model = request.getfixturevalue("flow_model" if flow else "model")
+    audio = torch.randn(2, 2, 8192, generator=torch.Generator().manual_seed(0)) * 0.2
+    options = {"inpaint_audio": (16000, audio), "sampler_type": sampler, "return_latents": True}
+    torch.manual_seed(1)
+    torch.randn(2, 4, 64)  # the starting noise, after which the VAE draws its own
+    known = model.pretransform.encode(audio)
+    found = inpaint(model, inpaint_regions=[(0.1, 0.2), (0.3, 0.35)], **options)
+    kept = torch.ones(64, dtype=torch.bool)
+    for start, end in ((0.1, 0.2), (0.3, 0.35)):
+        kept[round(start * 125) : round(end * 125)] = False  # 125 frames a second
+    assert torch.equal(found[..., kept], known[..., kept])
+    assert not torch.isclose(found, known)[..., ~kept].any(dim=1).all()
+    mask = torch.ones(8192)
+    mask[1600:3200] = mask[4800:5600] = 0
+    by_mask = inpaint(model, inpaint_mask=mask, **options)
+    assert torch.equal(by_mask[..., ~kept] != known[..., ~kept], found[..., ~kept] != known[..., ~kept])
+
+
+def test_masks_without_audio_and_two_kinds_of_mask_are_refused(model: Any, inpaint_model: Any) -> None:
+    with pytest.raises(UsageError, match="there is no inpaint_audio to keep parts of"):
+        inpaint(model, inpaint_regions=[(0.1, 0.2)])
+    with pytest.raises(UsageError, match="inpaint_mask or inpaint_regions; found both"):
+        inpaint(inpaint_model, inpaint_regions=[(0.1, 0.2)], inpaint_mask=torch.ones(8192))
+    assert inpaint(model).shape == (2, 2, 8192)  # nothing is kept: plain generation
+
+
+def test_regions_are_the_mask_of_an_inpainting_model(inpaint_model: Any) -> None:
+    audio = (16000, torch.randn(1, 8192, generator=torch.Generator().manual_seed(0)) * 0.2)
+    mask = torch.ones(8192)
+    mask[1600:3200] = 0
+    torch.testing.assert_close(
+        inpaint(inpaint_model, inpaint_audio=audio, inpaint_regions=[(0.1, 0.2)]),
+        inpaint(inpaint_model, inpaint_audio=audio, inpaint_mask=mask),
+    )
+
+
+def test_a_model_may_take_the_mask_as_added_conditioning(tiny_diffusion_config: dict[str, Any]) -> None:
+    diffusion = tiny_diffusion_config["model"]["diffusion"]
+    diffusion["local_add_cond_ids"] = ["inpaint_mask", "inpaint_masked_input"]
+    diffusion["config"]["local_add_cond_dim"] = 5
+    torch.manual_seed(0)
+    model = randomised(create_model_from_config(tiny_diffusion_config))
+    audio = (16000, torch.randn(1, 8192, generator=torch.Generator().manual_seed(0)) * 0.2)
+    assert not torch.equal(inpaint(model, inpaint_audio=audio, inpaint_regions=[(0.1, 0.2)]), inpaint(model))
+
+
+@pytest.mark.parametrize(
+    ("family", "sampler"),
+    [(family, name) for family in SAMPLERS for name in SAMPLERS[family] if name != "k-dpm-adaptive"],
+)
+def test_negative_prompts_and_guidance_options_work_with_every_sampler(
+    request: Any, family: str, sampler: str
+) -> None:
+    chosen = request.getfixturevalue("model" if family == "v" else "flow_model")
+    options = {"sampler_type": sampler, "batch_size": 2, "scale_phi": 0.5, "cfg_interval": (0.0, 0.95)}
+    negatives = [{**PROMPT, "prompt": "loud drums"}, {**PROMPT, "prompt": "hiss"}]
+    found = generate(chosen, negative_conditioning=negatives, **options)
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, generate(chosen, **options))
+    for more in ({"apg_scale": 1.0}, {"cfg_norm_threshold": 1e-6}):
+        assert not torch.equal(found, generate(chosen, negative_conditioning=negatives, **options, **more))
 
 
 def test_a_mask_of_the_wrong_batch_is_named(inpaint_model: Any) -> None:

@@ -275,10 +275,8 @@ def test_tokens_and_prepended_tokens_are_dropped_separately() -> None:
 
 
 def test_concatenated_conditioning_is_stretched_by_nearest_neighbour() -> None:
-    for model, key in (
-        (make(input_concat_dim=5), "input_concat_cond"),
-        (make(local_add_cond_dim=5), "local_add_cond"),
-    ):
+    for option, key in (("input_concat_dim", "input_concat_cond"), ("local_add_cond_dim", "local_add_cond")):
+        model = make(**{option: 5})
         whole = inputs(model)
         short = whole[key][..., ::2]
         stretched = {**whole, key: short.repeat_interleave(2, dim=-1)}
