@@ -300,8 +300,8 @@ class DiffusionUncondModelConfig(_Top):
         key, channels = _beside(self.model.config)
         if channels and self.training is not None:
             raise ValueError(
-                f"model.config.{key} is {channels}, but training has nothing to put beside the input; leave it"
-                " out, or choose model_type diffusion_cond"
+                f"model.config.{key} is {channels}, but training has nothing to put beside the input;"
+                " leave it out, or choose model_type diffusion_cond"
             )
         return self
 
