@@ -23,6 +23,7 @@ _CONDITIONING: TypeAdapter[ConditioningConfig] = TypeAdapter(ConditioningConfig)
 _PRETRAINED_KEYS = (
     "t5_model_name",
     "model_name",
+    "model_type",  # of audiocraft_pretrained, a name or a folder
     "clap_ckpt_path",
     "tokenizer_name",
     "pretransform_ckpt_path",

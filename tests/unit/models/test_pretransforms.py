@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from copy import deepcopy
@@ -19,7 +20,7 @@ from stable_audio_tools.models.pretransforms.registry import PRETRANSFORMS, crea
 from stable_audio_tools.models.pretransforms.wavelet import filter_bank
 from stable_audio_tools.schema.autoencoder import PretransformConfig
 from stable_audio_tools.schema.codecs import DACS, ENCODECS
-from stable_audio_tools.schema.reader import parse_model_config
+from stable_audio_tools.schema.reader import parse_model_config, read_model_json
 
 RATE = 16000
 WAVELETS = ["bior2.2", "bior2.4", "bior2.6", "bior2.8", "bior4.4", "bior6.8"]
@@ -439,3 +440,15 @@ def test_audio_channels_are_those_of_the_pretransform_where_the_config_does_not_
     assert parse_model_config(read.model_dump()) == read
     unknown = _beside({"type": "audiocraft_pretrained", "config": {"model_type": "somewhere"}}, 7)
     assert unknown.audio_channels == 2
+
+
+def test_the_folder_of_a_codec_may_be_told_from_that_of_the_config(
+    encodec_folder: Path, tmp_path: Path
+) -> None:
+    config = {"pretransform": {"type": "audiocraft_pretrained", "config": {"model_type": "./codec"}}}
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    found = read_model_json(path)["pretransform"]["config"]["model_type"]
+    assert found == str((tmp_path / "codec").resolve())
+    (tmp_path / "codec").symlink_to(encodec_folder)
+    assert build("audiocraft_pretrained", model_type=found).num_quantizers == 2
