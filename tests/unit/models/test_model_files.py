@@ -165,3 +165,13 @@ def test_a_text_encoder_beside_the_model_moves_with_it(
     for each in (model, found.load("cpu")):
         assert each.conditioner([clip], "cpu")["prompt"][0].shape == (1, 16, 32)
     assert found.sha256() == files.sha256()
+
+
+def test_the_norm_of_the_autoencoder_is_fused_and_the_audio_is_the_same_to_the_bit(files: ModelFiles) -> None:
+    loaded = files.load("cpu")
+    published, _ = get_pretrained_model(files.ckpt_path.parent)
+    assert not [key for key in loaded.state_dict() if key.endswith(("weight_g", "weight_v"))]
+    assert [key for key in published.state_dict() if key.endswith("weight_g")]
+    latents = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded.pretransform.decode(latents), published.pretransform.decode(latents))
