@@ -113,10 +113,16 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
 
 
 def _takes_prompts(model_config: Path) -> bool:
-    from stable_audio_tools.schema.model import DiffusionUncondModelConfig
+    from stable_audio_tools.schema.model import DiffusionCondModelConfig, DiffusionUncondModelConfig
     from stable_audio_tools.schema.reader import read_model_config
 
-    return not isinstance(read_model_config(model_config), DiffusionUncondModelConfig)
+    config = read_model_config(model_config)
+    if not isinstance(config, DiffusionCondModelConfig | DiffusionUncondModelConfig):
+        raise UsageError(
+            f"{model_config}: model_type is {config.model_type!r}, but this command is for diffusion models;"
+            " for a language model call inference.language_model.generate_lm"
+        )
+    return isinstance(config, DiffusionCondModelConfig)
 
 
 def _model_files(
