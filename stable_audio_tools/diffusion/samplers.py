@@ -138,8 +138,9 @@ def sample(
         known: clean latents to keep parts of, ``(B, C, L)``, with ``known_mask``.
         known_mask: ``(B, 1, L)``: 1 keeps, 0 regenerates, and what is in between is kept at first; see
             :mod:`~stable_audio_tools.diffusion.inpainting`.
-        dist_shift: the shift the model was trained with, of samplers that walk in t. The first level stays
-            what ``sigma_max`` says. None is the public schedule for euler, dpmpp, pingpong and v-ddim.
+        dist_shift: the shift of the levels, or the one that the model was trained with, of samplers that walk
+            in t. The first level stays what ``sigma_max`` says. None is the public schedule for euler, dpmpp,
+            pingpong and v-ddim.
         noise_source: fresh noise of stochastic samplers; None is torch's global generator.
         callback: see ``Callback``.
 
@@ -197,6 +198,10 @@ def _time_levels(
 ) -> Tensor:
     if dist_shift is None:
         return chosen.levels(steps, t_max)
+    if dist_shift.of_levels:
+        levels = dist_shift.shift(schedules.linear(steps, t_max), length)
+        levels[0], levels[-1] = t_max, 0.0
+        return levels
     start = float(dist_shift.unshift(torch.tensor(t_max, dtype=torch.float64), length))
     levels = dist_shift.shift(chosen.levels(steps, start), length)
     levels[0], levels[-1] = t_max, 0.0

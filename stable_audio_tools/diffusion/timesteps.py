@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from stable_audio_tools.errors import UsageError
-from stable_audio_tools.schema.model import DistributionShiftConfig
+from stable_audio_tools.schema.shifts import (
+    DistributionShiftConfig,
+    FluxShiftConfig,
+    LogSNRShiftConfig,
+    ShiftConfig,
+)
 
 LOG_SNR_RANGE = (-12.0, 5.0)
 """What timestep features see of the log-SNR."""
@@ -108,31 +113,63 @@ class DistributionShift:
     """Timestep shift by sequence length: longer sequences need more noise to hide them (Esser et al. 2024,
     5.3.2).
 
-    ``t' = e^mu t / (1 + (e^mu - 1) t)`` with ``mu`` linear in the length, from ``base_shift`` at
-    ``min_length`` to ``max_shift`` at ``max_length``; ``use_sine`` then takes ``sin(pi t' / 2)``.
+    Most multiply the odds ``t / (1 - t)`` by a factor that grows with the length: ``e^mu`` with ``mu`` linear
+    in it (``full``; ``use_sine`` then takes ``sin(pi t' / 2)``), or a power of it (``flux``). ``logsnr``
+    spaces times evenly in log-SNR.
+
+    Args:
+        config: which, and its numbers; None is ``full`` with its defaults.
+        of_levels: the shift is one of evenly spaced levels of a sampler, and not of times in training.
     """
 
-    def __init__(self, config: DistributionShiftConfig | None = None) -> None:
+    def __init__(self, config: ShiftConfig | None = None, *, of_levels: bool = False) -> None:
         self.config = config or DistributionShiftConfig()
+        self.of_levels = of_levels
 
     def shift(self, t: Tensor, length: int) -> Tensor:
         """Shift timesteps of any shape for sequences of ``length`` latent frames; 0 and 1 stay."""
+        config = self.config
+        if isinstance(config, LogSNRShiftConfig):
+            log_snr = config.logsnr_end - t * (config.logsnr_end - _first_log_snr(config, length))
+            shifted = torch.sigmoid(-log_snr)
+            return torch.where(t <= 0, torch.zeros_like(t), torch.where(t >= 1, torch.ones_like(t), shifted))
         shifted = self._moebius(t, self._mu(length))
-        return torch.sin(shifted * (math.pi / 2)) if self.config.use_sine else shifted
+        return torch.sin(shifted * (math.pi / 2)) if self._sine else shifted
 
     def unshift(self, t: Tensor, length: int) -> Tensor:
         """The inverse of :meth:`shift`."""
-        if self.config.use_sine:
+        config = self.config
+        if isinstance(config, LogSNRShiftConfig):
+            log_snr = torch.logit(1 - t)
+            return (
+                (config.logsnr_end - log_snr) / (config.logsnr_end - _first_log_snr(config, length))
+            ).clamp(0, 1)
+        if self._sine:
             t = torch.asin(t) * (2 / math.pi)
         return self._moebius(t, -self._mu(length))
 
+    @property
+    def _sine(self) -> bool:
+        return isinstance(self.config, DistributionShiftConfig) and self.config.use_sine
+
     def _mu(self, length: int) -> float:
+        """The logarithm of the factor."""
         config = self.config
-        slope = (config.max_shift - config.base_shift) / (config.max_length - config.min_length)
-        return config.base_shift + slope * (length - config.min_length)
+        if isinstance(config, FluxShiftConfig):
+            length = min(max(length, config.min_length), config.max_length)
+            along = math.log(length / config.min_length) / math.log(config.max_length / config.min_length)
+            return (1 - along) * math.log(config.alpha_min) + along * math.log(config.alpha_max)
+        if isinstance(config, DistributionShiftConfig):
+            slope = (config.max_shift - config.base_shift) / (config.max_length - config.min_length)
+            return config.base_shift + slope * (length - config.min_length)
+        return 0.0
 
     @staticmethod
     def _moebius(t: Tensor, mu: float) -> Tensor:
         # The odds t / (1 - t) are multiplied by e^mu; this form of it is exact at both ends.
         factor = math.exp(mu)
         return factor * t / (1 + (factor - 1) * t)
+
+
+def _first_log_snr(config: LogSNRShiftConfig, length: int) -> float:
+    return config.anchor_logsnr - config.rate * math.log2(length / config.anchor_length)

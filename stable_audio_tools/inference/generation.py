@@ -364,7 +364,7 @@ class GenerationRun:
             init_data=init,
             known=known,
             known_mask=mask,
-            dist_shift=model.dist_shift if options.dist_shift else None,
+            dist_shift=(model.sampling_dist_shift or model.dist_shift) if options.dist_shift else None,
             noise_source=noise_source,
             callback=options.callback,
             cfg_scale=cfg_scale,

@@ -84,7 +84,8 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         model: the diffusion network, called as ``model(x, t, **get_conditioning_inputs(tensors))``.
         conditioner: metadata to conditioning tensors.
         pretransform: audio to latents and back, or None.
-        dist_shift: how timesteps shift with length, or None.
+        dist_shift: how timesteps shift with length in training, or None.
+        sampling_dist_shift: how levels shift in sampling, or None where that follows ``dist_shift``.
         io_channels: channels of ``x``.
         min_input_length: audio samples that the length of ``x`` must be a multiple of.
     """
@@ -102,6 +103,8 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         self.diffusion_objective = diffusion.diffusion_objective
         shift = diffusion.distribution_shift_options
         self.dist_shift = None if shift is None else DistributionShift(shift)
+        levels = diffusion.sampling_distribution_shift_options
+        self.sampling_dist_shift = None if levels is None else DistributionShift(levels, of_levels=True)
         self.cross_attn_cond_ids = diffusion.cross_attention_cond_ids
         self.global_cond_ids = diffusion.global_cond_ids
         self.input_concat_ids = diffusion.input_concat_ids

@@ -19,6 +19,7 @@ from stable_audio_tools.schema.conditioning import ConditioningConfig, check_aud
 from stable_audio_tools.schema.encoders import DecoderConfig, EncoderConfig
 from stable_audio_tools.schema.language_model import LanguageModelConfig
 from stable_audio_tools.schema.networks import DiTConfig
+from stable_audio_tools.schema.shifts import ShiftConfig
 from stable_audio_tools.schema.training import (
     AutoencoderTrainingConfig,
     DiffusionAutoencoderTrainingConfig,
@@ -32,17 +33,6 @@ from stable_audio_tools.schema.unets import DAU1dConfig
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
 
 
-class DistributionShiftConfig(Config):
-    """Timestep shift by sequence length (Esser et al. 2024, section 5.3.2)."""
-
-    type: Literal["full", "linear"] = "full"
-    base_shift: float = 0.5
-    max_shift: float = 1.15
-    min_length: int = 256
-    max_length: int = 4096
-    use_sine: bool = False
-
-
 class _ConditionedDiffusion(Config):
     """Which conditioning goes where in a diffusion network."""
 
@@ -54,7 +44,10 @@ class _ConditionedDiffusion(Config):
     prepend_cond_ids: list[str] = []
     input_concat_ids: list[str] = []
     local_add_cond_ids: list[str] = []
-    distribution_shift_options: DistributionShiftConfig | None = None
+    distribution_shift_options: ShiftConfig | None = None
+    """Of the timesteps in training, and of those in sampling where nothing else is said."""
+    sampling_distribution_shift_options: ShiftConfig | None = None
+    """Of evenly spaced times, in place of the sampler's own levels."""
 
 
 class ConditionedDiT(_ConditionedDiffusion):

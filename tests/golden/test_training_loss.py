@@ -7,7 +7,7 @@ from golden_case import METADATA, GoldenCase, assert_agrees
 
 from stable_audio_tools.diffusion.objectives import get_objective
 from stable_audio_tools.diffusion.timesteps import DistributionShift
-from stable_audio_tools.schema.model import DistributionShiftConfig
+from stable_audio_tools.schema.shifts import DistributionShiftConfig
 from stable_audio_tools.training.loss import diffusion_loss
 
 CASE = GoldenCase("training_loss")

@@ -11,7 +11,13 @@ from stable_audio_tools.diffusion.objectives import OBJECTIVES, get_objective
 from stable_audio_tools.diffusion.timesteps import TIMESTEP_LAWS, DistributionShift, sample_timesteps
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.seeds import generator
-from stable_audio_tools.schema.model import DistributionShiftConfig
+from stable_audio_tools.schema.shifts import (
+    DistributionShiftConfig,
+    FluxShiftConfig,
+    LogSNRShiftConfig,
+    NoShiftConfig,
+    ShiftConfig,
+)
 
 
 def latents(*parts: str) -> torch.Tensor:
@@ -141,3 +147,39 @@ def test_keyed_noise_depends_on_its_key_alone() -> None:
     assert torch.equal(first, keyed_noise((2, 3), "noise", 7, 1))
     assert not torch.equal(first, keyed_noise((2, 3), "noise", 7, 2))
     torch.testing.assert_close(keyed_noise((2, 3), "noise", 7, 1, dtype=torch.float16), first.half())
+
+
+SHIFTS: list[ShiftConfig] = [
+    DistributionShiftConfig(),
+    DistributionShiftConfig(use_sine=True),
+    FluxShiftConfig(type="flux", alpha_min=1.5, alpha_max=6.93),
+    LogSNRShiftConfig(type="logsnr"),
+    NoShiftConfig(type="none"),
+]
+
+
+@pytest.mark.parametrize("config", SHIFTS, ids=lambda config: config.type)
+@pytest.mark.parametrize("length", [64, 1024, 8000])
+def test_every_shift_rises_keeps_its_ends_and_can_be_undone(config: ShiftConfig, length: int) -> None:
+    shift = DistributionShift(config)
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    shifted = shift.shift(t, length)
+    assert shifted[0] == 0
+    assert float(shifted[-1]) == pytest.approx(1)
+    assert (shifted.diff() > 0).all()
+    torch.testing.assert_close(shift.unshift(shifted[1:-1], length), t[1:-1], atol=1e-9, rtol=0)
+
+
+def test_a_flux_shift_is_a_power_of_the_length_between_its_ends() -> None:
+    shift = DistributionShift(FluxShiftConfig(type="flux", alpha_min=2.0, alpha_max=8.0))
+    half = torch.tensor(0.5, dtype=torch.float64)
+    shifted = [shift.shift(half, length) for length in (9, 256, 1024, 4096)]
+    odds = [float(t / (1 - t)) for t in shifted]
+    assert odds == pytest.approx([2.0, 2.0, 4.0, 8.0])
+
+
+def test_a_log_snr_shift_spaces_times_evenly_in_log_snr_and_starts_lower_for_longer_clips() -> None:
+    shift = DistributionShift(LogSNRShiftConfig(type="logsnr"))
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)[1:-1]
+    log_snr = torch.logit(1 - shift.shift(t, 4000))
+    torch.testing.assert_close(log_snr.diff(), torch.full((6,), -(2.0 + 7.2) / 8, dtype=torch.float64))

@@ -20,6 +20,7 @@ from stable_audio_tools.diffusion.schedules import log_snr_grid
 from stable_audio_tools.diffusion.sigma_samplers import multistep_weights
 from stable_audio_tools.diffusion.timesteps import DistributionShift
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.schema.shifts import LogSNRShiftConfig
 
 MEAN, STD = 0.7, 0.4  # of the data
 SIGMA_MIN, SIGMA_MAX = 0.05, 50.0
@@ -281,6 +282,16 @@ def test_a_shifted_schedule_starts_where_it_is_told_and_only_rises_in_noise() ->
         assert shifted[5] > public[5]
 
 
+@pytest.mark.parametrize("sigma_max", [1.0, 0.5])
+def test_a_shift_of_levels_takes_the_place_of_the_samplers_own(sigma_max: float) -> None:
+    shift = DistributionShift(LogSNRShiftConfig(type="logsnr", rate=0), of_levels=True)
+    seen: list[float] = []
+    options = {"objective": "rectified_flow", "steps": 6, "dist_shift": shift, "sigma_max": sigma_max}
+    sample(flow_model, noise(), **options, callback=lambda info: seen.append(float(info["t"])))
+    expected = shift.shift(torch.linspace(sigma_max, 0, 7), noise().shape[-1])[:-1].tolist()
+    assert seen == pytest.approx([sigma_max, *expected[1:]])
+
+
 def test_half_precision_models_are_sampled_in_float32() -> None:
     def half(x: Tensor, t: Tensor) -> Tensor:
         return v_model(x, t).half()
@@ -305,9 +316,7 @@ def test_the_multistep_weights_integrate_cubics_exactly() -> None:
 
 
 def test_unknown_and_misplaced_samplers_are_named_with_the_known_ones() -> None:
-    with pytest.raises(
-        UsageError, match=r"unknown sampler 'eular'.*euler, euler-cfgpp, rk4, dpmpp"
-    ):
+    with pytest.raises(UsageError, match=r"unknown sampler 'eular'.*euler, euler-cfgpp, rk4, dpmpp"):
         get_sampler("eular", "rectified_flow")
     with pytest.raises(
         UsageError, match=r"'dpmpp-3m-sde' does not fit a model of objective 'rectified_flow'"

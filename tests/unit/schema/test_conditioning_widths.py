@@ -70,3 +70,20 @@ def test_ids_without_a_conditioner_come_in_as_tensors(
     tiny_diffusion_config: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     parse_model_config(change(tiny_diffusion_config, changes))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_shif": 1.0}, "did you mean 'base_shift'"),
+        ({"type": "fluks"}, "distribution_shift_options.type: .*fluks"),
+        ({"min_length": 5000}, "min_length 5000 must be below max_length 4096"),
+        ({"type": "flux", "alpha_min": 0}, "distribution_shift_options.*alpha_min"),
+    ],
+)
+@pytest.mark.parametrize("key", ["distribution_shift_options", "sampling_distribution_shift_options"])
+def test_shifts_that_make_no_sense_are_refused(
+    tiny_diffusion_config: dict[str, Any], key: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_model_config(change(tiny_diffusion_config, {key: options}))
