@@ -39,7 +39,8 @@ class CodebookPatternConfig(Config):
         """
         users = {"delays": ("delay", "unroll", "valle"), "flattening": ("unroll",), "group_by": ("musiclm",)}
         for key, patterns in users.items():
-            if key in self.model_fields_set and pattern not in patterns:
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and pattern not in patterns:
                 return f"{key} is of {' and '.join(patterns)}, but codebook_pattern is {pattern!r}"
         for key in ("delays", "flattening"):
             values = getattr(self, key)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stable_audio_tools import generate_diffusion_cond, generate_diffusion_uncond
+from stable_audio_tools.models.checkpoints import load_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config, create_model_from_config_path
-from stable_audio_tools.schema.reader import read_model_config
+from stable_audio_tools.models.unwrap import unwrap_checkpoint
+from stable_audio_tools.schema.reader import parse_model_config, read_model_config
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 
 Sizes = Mapping[str, float]
@@ -107,8 +109,11 @@ def test_stable_audio_open_is_the_published_model(name: str) -> None:
         assert shipped[key] == published[key], key
 
 
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning:pytorch_lightning", "ignore::FutureWarning:pytorch_lightning"
+)
 @pytest.mark.parametrize("tiny", SIZES, indirect=True, ids=str)
-def test_it_trains_one_step(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_it_trains_one_step_whose_checkpoint_becomes_a_model(tiny: dict[str, Any], tmp_path: Path) -> None:
     model = build(tiny)
     module = create_training_wrapper_from_config(tiny, model, seed=1)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -132,6 +137,13 @@ def test_it_trains_one_step(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert moved
     assert not [name for name in moved if name.startswith("pretransform.")], "the codec is frozen"
     assert all(value.isfinite().all() for value in after.values())
+
+    trainer.save_checkpoint(tmp_path / "step=1.ckpt")
+    fresh = build(tiny)
+    load_checkpoint(fresh, unwrap_checkpoint(tmp_path / "step=1.ckpt", None, tmp_path / "model"))
+    with module.averaged() as averaged:
+        trained = averaged.state_dict()
+        assert all(torch.equal(value, trained[key]) for key, value in fresh.state_dict().items())
 
 
 @pytest.mark.parametrize("tiny", SIZES, indirect=True, ids=str)
@@ -180,3 +192,9 @@ def test_demos_are_told_all_that_the_model_asks_for(name: str) -> None:
     else:
         assert len(demo.demo_cond) == demo.num_demos
         assert all(set(told) == {entry.id for entry in conditioning.configs} for told in demo.demo_cond)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_a_run_writes_down_of_it_reads_as_the_same(name: str) -> None:
+    config = read_model_config(path_of(name))
+    assert parse_model_config(config.model_dump(mode="json")) == config

@@ -195,7 +195,7 @@ def test_patterns_are_made_once() -> None:
     [
         ("parallel", {"delays": [0, 1, 2]}, "delays is of delay and unroll and valle"),
         ("delay", {"flattening": [0, 1, 2]}, "flattening is of unroll"),
-        ("delay", {"group_by": 2}, "group_by is of musiclm"),
+        ("delay", {"group_by": 3}, "group_by is of musiclm"),
         ("delay", {"delays": [0, 1]}, "found 2, expected 3"),
         ("valle", {"delays": [0, 1, 1]}, "found 3, expected 2"),
         ("delay", {"delays": [0, 2, 1]}, "do not fall"),
