@@ -50,7 +50,9 @@ class AutoencoderTrainer(ModelTrainer):
         losses = self.options.loss_configs
         self.discriminator = None
         if losses.discriminator is not None:
-            self.discriminator = create_discriminator(losses.discriminator, model.out_channels)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seeds.derive_seed("init discriminator", self.seed))
+                self.discriminator = create_discriminator(losses.discriminator, model.out_channels)
             key = "training.loss_configs.discriminator.config"
             require_length(config.sample_size, self.discriminator.min_length, key)
         self.reconstruction = ReconstructionLoss(losses, config.sample_rate, config.sample_size)
