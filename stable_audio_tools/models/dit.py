@@ -156,25 +156,48 @@ class DiffusionTransformer(nn.Module):
             tokens = torch.cat([tokens, negative_or_null(tokens, negative, negative_cross_attn_mask)])
         if prepend_cond is not None:
             prepend_cond = torch.cat([prepend_cond, torch.zeros_like(prepend_cond)])
-        shared = (_twice(cond) for cond in (beside, added, global_embed))
         both = self._predict(
-            torch.cat([x, x]), torch.cat([t, t]), tokens, *shared, prepend_cond, _twice(padding_mask)
+            torch.cat([x, x]),
+            torch.cat([t, t]),
+            tokens,
+            _twice(beside),
+            _twice(added),
+            _twice(global_embed),
+            prepend_cond,
+            _twice(padding_mask),
         )
         conditional, unconditional = both.chunk(2)
-        against = unconditional
-        if cfg_norm_threshold > 0 or apg_scale > 0:
-            difference = conditional - unconditional
-            if cfg_norm_threshold > 0:
-                sigma = self.objective.alpha_sigma(t)[1].view(-1, 1, 1).clamp_min(1e-8)
-                difference = limit_norm(difference * sigma, cfg_norm_threshold, padding_mask) / sigma
-            if apg_scale > 0:
-                clean = self.objective.predicted_clean(x, conditional, t)
-                difference = project_out(difference, clean, apg_scale, padding_mask)
-            against = conditional - difference.to(dtype)
+        against = self._limited(x, t, conditional, unconditional, cfg_norm_threshold, apg_scale, padding_mask)
         output = combine(conditional, against, cfg_scale, scale_phi)
         if isinstance(guided, Tensor):
             output = torch.where(guided.view(-1, 1, 1), output, conditional)
         return (output, {"uncond_output": unconditional}) if return_info else output
+
+    def _limited(
+        self,
+        x: Tensor,
+        t: Tensor,
+        conditional: Tensor,
+        unconditional: Tensor,
+        cfg_norm_threshold: float,
+        apg_scale: float,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """The unconditional answer, moved so that guidance away from it stays within its limits.
+
+        Answers differ from the clean latents that they imply by the same factor on both sides, so a projection
+        of one is a projection of the other, and nothing is divided by a sigma that may be 0.
+        """
+        if cfg_norm_threshold <= 0 and apg_scale <= 0:
+            return unconditional
+        difference = conditional - unconditional
+        if cfg_norm_threshold > 0:
+            sigma = self.objective.alpha_sigma(t)[1].view(-1, 1, 1).clamp_min(1e-8)
+            difference = limit_norm(difference * sigma, cfg_norm_threshold, padding_mask) / sigma
+        if apg_scale > 0:
+            clean = self.objective.predicted_clean(x, conditional, t)
+            difference = project_out(difference, clean, apg_scale, padding_mask)
+        return conditional - difference.to(conditional.dtype)
 
     def _guided_clips(self, t: Tensor, interval: tuple[float, float]) -> bool | Tensor:
         """Which clips guidance acts on: all, none, or ``(B,)`` booleans where the clips' times differ."""
