@@ -185,7 +185,7 @@ class DiffusionTransformer(nn.Module):
     ) -> Tensor:
         """The unconditional answer, moved so that guidance away from it stays within its limits.
 
-        Answers differ from the clean latents that they imply by the same factor on both sides, so a projection
+        Both answers differ from the clean latents that they imply by the same factor, so a projection
         of one is a projection of the other, and nothing is divided by a sigma that may be 0.
         """
         if cfg_norm_threshold <= 0 and apg_scale <= 0:

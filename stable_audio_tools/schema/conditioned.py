@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.conditioning import ConditioningConfig
 from stable_audio_tools.schema.networks import DiTConfig
 
@@ -23,17 +23,7 @@ INPUTS = {
 """By key of the ids: the key of the width that the network takes there."""
 
 
-class ConditioningIds(Protocol):
-    """Which conditioning goes where."""
-
-    cross_attention_cond_ids: list[str]
-    global_cond_ids: list[str]
-    prepend_cond_ids: list[str]
-    input_concat_ids: list[str]
-    local_add_cond_ids: list[str]
-
-
-def check_inputs(ids: ConditioningIds, network: DiTConfig) -> None:
+def check_inputs(ids: Config, network: DiTConfig) -> None:
     """Refuse ids that the network has no input for, and inputs that nothing would fill.
 
     Raises:
@@ -56,11 +46,14 @@ def check_inputs(ids: ConditioningIds, network: DiTConfig) -> None:
 
 
 def check_widths_of_ids(
-    ids: ConditioningIds, network: DiTConfig, conditioning: ConditioningConfig, io_channels: int
+    ids: Config, network: DiTConfig, conditioning: ConditioningConfig, io_channels: int
 ) -> None:
     """Refuse conditioners whose embeddings do not fit where they go.
 
     An id without a conditioner arrives as a tensor, of a width that is not known here.
+
+    Args:
+        ids: the block that has the keys of ``INPUTS``.
 
     Raises:
         ValueError: the message says which id makes what, and what was expected.
@@ -74,10 +67,13 @@ def check_widths_of_ids(
                     f"diffusion.{key}: {name!r} makes {made[name]} channels (conditioning.cond_dim or its"
                     f" output_dim), but diffusion.config.{width} is {getattr(network, width)}"
                 )
-    _check_sum("global_cond_ids", ids.global_cond_ids, made, network)
     beside = {MASK_ID: 1, MASKED_ID: io_channels} | made
-    _check_sum("input_concat_ids", ids.input_concat_ids, beside, network)
-    _check_sum("local_add_cond_ids", ids.local_add_cond_ids, beside, network)
+    for key, known in (
+        ("global_cond_ids", made),
+        ("input_concat_ids", beside),
+        ("local_add_cond_ids", beside),
+    ):
+        _check_sum(key, getattr(ids, key), known, network)
 
 
 def _check_sum(key: str, named: Sequence[str], made: dict[str, int], network: DiTConfig) -> None:
