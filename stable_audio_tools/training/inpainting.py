@@ -29,7 +29,6 @@ class DiffusionCondInpaintTrainer(DiffusionCondTrainer):
     ) -> None:
         super().__init__(model, config, **options)
         given = [*model.input_concat_ids, *model.local_add_cond_ids]
-        given = [*model.input_concat_ids, *model.local_add_cond_ids]
         missing = [name for name in (MASK_ID, MASKED_ID) if name not in given]
         if missing:
             raise ConfigError(
