@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.checkpoints import checkpoint_kind, read_state_dict, unwrap_state_dict
+from stable_audio_tools.models.checkpoints import checkpoint_kind, read_checkpoint
+from stable_audio_tools.models.checkpoints.loading import unwrapped
 from stable_audio_tools.nn.convs import fuse_weight_norm_, respell_weight_norm
-from stable_audio_tools.runtime.progress import say
 
 
 def load_ckpt_state_dict(ckpt_path: str | Path) -> dict[str, Tensor]:
@@ -19,12 +19,7 @@ def load_ckpt_state_dict(ckpt_path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds no state dict.
     """
-    state = read_state_dict(ckpt_path)
-    kind = checkpoint_kind(state)
-    if not kind.name.startswith("WRAPPED"):
-        return state
-    state, weights = unwrap_state_dict(state)
-    say(f"{ckpt_path}: {kind.value}; using its {weights} weights")
+    _, state, _ = unwrapped(read_checkpoint(ckpt_path))
     return state
 
 
