@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stable_audio_tools.data.tables import read_lines
 from stable_audio_tools.errors import DataError
 
 _TRACK_COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
@@ -94,7 +95,8 @@ class JamendoNames:
 
 
 def read_raw_30s(path: str | Path) -> dict[int, JamendoTrack]:
-    """Tracks by id, in the order of the file, from ``raw_30s.tsv`` or any ``autotagging*.tsv``.
+    """Tracks by id, in the order of the file, from ``raw_30s.tsv``, ``raw.tsv`` or any
+    ``autotagging*.tsv``.
 
     Raises:
         DataError: the file cannot be read, has another header, or a line is malformed or repeated; with its
@@ -117,13 +119,15 @@ def read_raw_30s(path: str | Path) -> dict[int, JamendoTrack]:
 
 
 def read_raw_meta(path: str | Path) -> dict[int, JamendoNames]:
-    """Names by track id, in the order of the file, from ``raw.meta.tsv``.
+    """Names by track id, in the order of the file, from ``raw.meta.tsv`` or ``audio_metadata.tsv``.
 
     Raises:
         DataError: as :func:`read_raw_30s`.
     """
     names: dict[int, JamendoNames] = {}
     for where, cells in _rows(Path(path), _META_COLUMNS, minimum=len(_META_COLUMNS)):
+        if len(cells) == len(_META_COLUMNS) + 1 and not cells[4]:
+            del cells[4]  # two published titles end in a tab
         if len(cells) > len(_META_COLUMNS):
             raise DataError(f"{where}: {len(cells)} columns, expected {len(_META_COLUMNS)}")
         row = JamendoNames(
@@ -218,19 +222,16 @@ class JamendoFolder:
 
 
 def _rows(path: Path, header: Sequence[str], minimum: int) -> Iterator[tuple[str, list[str]]]:
-    """Each line's place (``file:number``) and cells."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from error
-    # Only these end a line; str.splitlines would also split at signs that names may hold.
-    lines = text.replace("\r\n", "\n").split("\n")
+    """Each line's place (``file:number``) and cells.
+
+    The tables of Song Describer are the same without a header: a first line that starts with a track is one.
+    """
+    lines = read_lines(path)
     found = lines[0].split("\t")
-    if found != list(header):
+    headed = not found[0].startswith("track_")
+    if headed and found != list(header):
         raise DataError(f"{path}: the header is {' '.join(found)!r:.120}, expected {' '.join(header)!r}")
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines[headed:], start=1 + headed):
         if not line:
             continue
         cells = line.split("\t")

@@ -71,6 +71,34 @@ def test_names_may_hold_quotes_and_unicode_line_signs(tmp_path: Path) -> None:
         read_raw_meta(tmp_path / "meta.tsv")
 
 
+def test_a_title_that_ends_in_a_tab_makes_an_empty_fifth_cell(tmp_path: Path) -> None:
+    row = "track_0000948\tartist_000087\talbum_000149\tTitle\t\tArtist\tAlbum\t2004-01-01\thttp://x"
+    (tmp_path / "meta.tsv").write_text(NAMES + row + "\n")
+    (names,) = read_raw_meta(tmp_path / "meta.tsv").values()
+    assert (names.title, names.artist, names.album, names.url) == ("Title", "Artist", "Album", "http://x")
+    (tmp_path / "meta.tsv").write_text(NAMES + row.replace("\t\t", "\tx\t") + "\n")
+    with pytest.raises(DataError, match=r"meta\.tsv:2: 9 columns"):
+        read_raw_meta(tmp_path / "meta.tsv")
+
+
+def test_the_tables_of_song_describer_have_no_header(tmp_path: Path) -> None:
+    (tmp_path / "raw.tsv").write_text(LINE + "\tgenre---rock\n" + LINE.replace("948", "949") + "\n")
+    assert list(read_raw_30s(tmp_path / "raw.tsv")) == [948, 949]
+    (tmp_path / "raw.tsv").write_text(LINE + "\n" + LINE + "\n")
+    with pytest.raises(DataError, match=r"raw\.tsv:2: track 948"):
+        read_raw_30s(tmp_path / "raw.tsv")
+
+
+def test_a_symbolic_link_that_was_downloaded_as_text_is_followed_or_named(tmp_path: Path) -> None:
+    stub = tmp_path / "autotagging.tsv"
+    stub.write_text("raw_30s_cleantags_50artists.tsv")
+    assert stub.stat().st_size == 31
+    with pytest.raises(DataError, match=r"autotagging\.tsv: is a symbolic link that was downloaded as text"):
+        read_raw_30s(stub)
+    (tmp_path / "raw_30s_cleantags_50artists.tsv").write_text(TRACKS + LINE + "\n")
+    assert list(read_raw_30s(stub)) == [948]
+
+
 def test_prompts_read_as_sentences() -> None:
     tags = {
         "genre": ("jazz", "hiphop"),
