@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,13 +49,20 @@ class TrackIndex(Sequence[Track]):
     """Tracks in the order of their datasets, then of their paths."""
 
     def __init__(
-        self, tracks: Sequence[Track], *, excluded: int = 0, unsupported: Sequence[Path] = ()
+        self,
+        tracks: Sequence[Track],
+        *,
+        excluded: int = 0,
+        unsupported: Sequence[Path] = (),
+        unlisted: Mapping[Path, str] | None = None,
     ) -> None:
         self._tracks = [replace(track, index=row) for row, track in enumerate(tracks)]
         self.excluded = excluded
         """How many tracks the exclude list took out."""
         self.unsupported = list(unsupported)
         """Audio files of a format that cannot be decoded, or of a name that is not UTF-8."""
+        self.unlisted = dict(unlisted or {})
+        """Folders that could not be looked into, with the reason; empty unless errors are to be skipped."""
 
     @classmethod
     def from_config(
@@ -63,7 +70,9 @@ class TrackIndex(Sequence[Track]):
     ) -> TrackIndex:
         """List the tracks of ``config``; relative paths are looked up here, then in ``base_dir``.
 
-        An exclude list that does not exist yet is a warning that names the command which makes it.
+        An exclude list that does not exist yet is a warning that names the command which makes it. A
+        symbolic link that leads nowhere is a track, which cannot be read. Under ``on_error="skip"`` so is a
+        listed file that does not exist, and a subfolder that may not be read is a warning.
 
         Raises:
             ConfigError: the dataset is of a type that can be read but is not built.
@@ -72,10 +81,13 @@ class TrackIndex(Sequence[Track]):
         config = audio_dir(config)
         tracks: list[Track] = []
         unsupported: list[Path] = []
+        unlisted: dict[Path, str] | None = {} if config.on_error == "skip" else None
         for entry in config.datasets:
-            found, refused = _list_directory(entry, base_dir)
+            found, refused = _list_directory(entry, base_dir, unlisted)
             tracks += found
             unsupported += refused
+        for folder, reason in (unlisted or {}).items():
+            warn(f"skipped, with all that is in it: {folder}: cannot be listed: {reason}")
         if unsupported:
             names = ", ".join(repr(str(path)) for path in unsupported[:3])
             more = ", ..." if len(unsupported) > 3 else ""
@@ -86,7 +98,8 @@ class TrackIndex(Sequence[Track]):
             kept = _without_excluded(tracks, config.exclude_paths_file, base_dir)
         if not kept:
             raise DataError(_why_empty(config, len(tracks), len(unsupported)))
-        return cls(kept, excluded=len(tracks) - len(kept), unsupported=unsupported)
+        excluded = len(tracks) - len(kept)
+        return cls(kept, excluded=excluded, unsupported=unsupported, unlisted=unlisted)
 
     @overload
     def __getitem__(self, row: int) -> Track: ...
@@ -105,14 +118,17 @@ class TrackIndex(Sequence[Track]):
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256, in hex, over every track's name and size in order: the same index on any machine."""
+        """SHA-256, in hex, over every track's name and size in order: the same index on any machine.
+
+        A track that is not there, as a link that leads nowhere, has no size; reading it is what fails.
+        """
         digest = hashlib.sha256()
         for track in self._tracks:
             try:
-                size = track.path.stat().st_size
-            except OSError as error:
-                raise DataError(f"{track.path}: {error.strerror or error}") from error
-            digest.update(os.fsencode(track.sample_id) + b"\0" + str(size).encode() + b"\0")
+                size = str(track.path.stat().st_size)
+            except OSError:
+                size = ""
+            digest.update(os.fsencode(track.sample_id) + b"\0" + size.encode() + b"\0")
         return digest.hexdigest()
 
     def write(self, path: str | Path) -> None:
@@ -141,7 +157,10 @@ def audio_dir(config: DatasetConfig) -> AudioDirDataset:
     return config
 
 
-def _list_directory(entry: AudioDirectory, base_dir: Path | None) -> tuple[list[Track], list[Path]]:
+def _list_directory(
+    entry: AudioDirectory, base_dir: Path | None, unlisted: dict[Path, str] | None
+) -> tuple[list[Track], list[Path]]:
+    """The tracks of a folder and its files that cannot be tracks; see :func:`_walk` for ``unlisted``."""
     root, tried = find_path(entry.path, base_dir)
     if root is None or not root.is_dir():
         places = " or ".join(str(place) for place in tried)
@@ -152,7 +171,10 @@ def _list_directory(entry: AudioDirectory, base_dir: Path | None) -> tuple[list[
     if module is not None:
         module = str(resolve_module_path(module, base_dir))
     filelist = root / FILELIST
-    names = _listed(filelist, root) if filelist.is_file() else sorted(_walk(root))
+    if filelist.is_file():
+        names = _listed(filelist, root, missing_is_an_error=unlisted is None)
+    else:
+        names = sorted(_walk(root, unlisted))
     wanted = [name for name in names if _suffix(name) in AUDIO_SUFFIXES and _is_text(name)]
     # In a folder only what looks like audio counts as refused; in a list the user asked for every line.
     asked_for = frozenset(names) if filelist.is_file() else frozenset()
@@ -180,7 +202,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _listed(filelist: Path, root: Path) -> list[str]:
+def _listed(filelist: Path, root: Path, *, missing_is_an_error: bool) -> list[str]:
     """The relative paths in ``filelist``, sorted, each once."""
     lines = read_path_list(filelist)
     relative = {line: normalise_path(line, root) for line in lines}
@@ -191,17 +213,18 @@ def _listed(filelist: Path, root: Path) -> list[str]:
         )
     names = sorted({name for name in relative.values() if name is not None})
     missing = [name for name in names if not (root / name).is_file()]
-    if missing:
+    if missing and missing_is_an_error:
         raise DataError(
             f"{filelist}: {len(missing)} of {len(names)} files do not exist, the first is {missing[0]!r}"
         )
     return names
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, unlisted: dict[Path, str] | None) -> Iterator[str]:
     """Relative POSIX paths of the files under ``root``. Hidden and temporary files (``.tmp-*``) are skipped.
 
-    Symbolic links are followed, but never into a folder that they are inside of.
+    Symbolic links are followed, but never into a folder that they are inside of; one that leads nowhere
+    counts as a file. A subfolder that cannot be listed is noted in ``unlisted``, or an error if that is None.
     """
     pending = [(root, frozenset({_identity(root)}))]
     while pending:
@@ -209,16 +232,27 @@ def _walk(root: Path) -> Iterator[str]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+            if unlisted is None or folder == root:
+                raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+            unlisted[folder] = error.strerror or str(error)
+            continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _leads_to(entry, os.DirEntry.is_dir):
                 identity = _identity(Path(entry.path))
                 if identity not in above:
                     pending.append((Path(entry.path), above | {identity}))
-            elif entry.is_file():
+            elif _leads_to(entry, os.DirEntry.is_file) or not os.path.exists(entry.path):
                 yield Path(entry.path).relative_to(root).as_posix()
+
+
+def _leads_to(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Whether ``entry`` is of ``kind``; a link in a circle is of none, and asking it is an error."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:

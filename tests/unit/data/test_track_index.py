@@ -107,8 +107,18 @@ def test_symbolic_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root/a/loop").symlink_to(tmp_path / "root", target_is_directory=True)
     (tmp_path / "root/a/self").symlink_to(tmp_path / "root/a", target_is_directory=True)
     (tmp_path / "root/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "root/dangling.wav").symlink_to(tmp_path / "nowhere.wav")
     assert _names(_index(tmp_path / "root")) == ["d0/a/1.wav", "d0/linked/2.wav"]
+
+
+def test_a_link_that_leads_nowhere_is_a_track_that_cannot_be_read(tmp_path: Path) -> None:
+    _touch(tmp_path / "root", "1.wav")
+    (tmp_path / "root/dangling.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "root/circle.wav").symlink_to(tmp_path / "root/circle.wav")
+    index = _index(tmp_path / "root")
+    assert _names(index) == ["d0/1.wav", "d0/circle.wav", "d0/dangling.wav"]
+    before = index.hash
+    _touch(tmp_path, "nowhere.wav")
+    assert _index(tmp_path / "root").hash != before
 
 
 def test_filelist_is_the_list(tmp_path: Path) -> None:
