@@ -17,8 +17,9 @@ def flags_of(*settings: type, leave_out: Collection[str] = ()) -> Callable[[Comm
 
     The function is called with one dict per class of ``settings``, by field name, holding the flags that were
     given, and its own options by keyword. A flag that was not given is not in the dict, so that the function
-    can look elsewhere before it takes the default. ``field.metadata`` may hold ``help`` and ``panel``.
-    A field that two classes share is one flag and goes to both.
+    can look elsewhere before it takes the default. ``field.metadata`` may hold ``help`` and ``panel``,
+    and ``one_way`` for a switch without a ``--no-`` form. A field that two classes share is one flag and goes
+    to both.
     """
     wanted = {kind: [f for f in dataclasses.fields(kind) if f.name not in leave_out] for kind in settings}
 
@@ -60,7 +61,7 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     option = typer.Option(
         None, f"--{field.name.replace('_', '-')}", help=text, rich_help_panel=panel, show_default=False
     )
-    if kind is bool:
+    if kind is bool and not field.metadata.get("one_way"):
         option = typer.Option(None, help=text, rich_help_panel=panel, show_default=False)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None

@@ -33,9 +33,9 @@ _LEAST = {
 _RUN, _START, _COMPUTE = "The run", "Where to start from", "Compute"
 
 
-def _flag(default: Any, text: str, panel: str | None = None) -> Any:
+def _flag(default: Any, text: str, panel: str | None = None, **more: Any) -> Any:
     """A field that is also a command-line flag, with the help it shows there."""
-    return field(default=default, metadata={"help": text, "panel": panel})
+    return field(default=default, metadata={"help": text, "panel": panel, **more})
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class TrainSettings:
     dataset_config: str = _flag("", "Dataset config (JSON).")
     val_dataset_config: str | None = _flag(None, "Dataset config for validation.")
     pretrained_ckpt_path: str | None = _flag(None, "Unwrapped checkpoint to start from.", _START)
-    load_partial: bool = _flag(False, "Load what fits of that checkpoint and report the rest.", _START)
+    load_partial: bool = _flag(
+        False, "Load what fits of that checkpoint and report the rest.", _START, one_way=True
+    )
     pretransform_ckpt_path: str | None = _flag(None, "Checkpoint to take the VAE from.", _START)
     lora_ckpt_path: str | None = _flag(None, "Adapter folder to start from.", _START)
     ckpt_path: str | None = _flag(None, "Training checkpoint to continue exactly.", _START)
