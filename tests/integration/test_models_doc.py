@@ -131,7 +131,7 @@ def test_the_page_has_examples_of_every_kind() -> None:
     assert {block.value["model_type"] for block in blocks() if block.kind == "model"} >= set(model_types())
 
 
-@pytest.mark.parametrize("block", blocks(), ids=lambda block: f"line-{block.line}-{block.kind}")
+@pytest.mark.parametrize("block", list(blocks()), ids=lambda block: f"line-{block.line}-{block.kind}")
 def test_every_example_builds(block: Block) -> None:
     with torch.device("meta"):
         model = create_model_from_config(WHOLE[block.kind](block.value))
