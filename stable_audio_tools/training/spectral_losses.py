@@ -17,7 +17,9 @@ from stable_audio_tools.schema.losses import MelLossConfig, STFTLossConfig, STFT
 POWER_FLOOR = 1e-8
 """The least power of a bin, so that its logarithm and the slope of its root exist."""
 MEL_FLOOR = 1e-5
-"""The least value of a mel band."""
+"""The least value of a mel band in :class:`MelSpectrogramLoss`, as published."""
+EMPTY_BAND = 1e-12
+"""What a mel band without a bin holds, so that its logarithm exists."""
 A_WEIGHTING_TAPS = 101
 
 
@@ -76,7 +78,9 @@ class SpectralDistance(nn.Module):
     def _magnitude(self, spectrum: Tensor) -> Tensor:
         power = spectrum.real.square() + spectrum.imag.square()
         magnitude = power.clamp_min(POWER_FLOOR).sqrt()
-        return magnitude if self.bands is None else self.bands.to(magnitude.dtype) @ magnitude
+        if self.bands is None:
+            return magnitude
+        return (self.bands.to(magnitude.dtype) @ magnitude).clamp_min(EMPTY_BAND)
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
         difference = x - y
@@ -111,7 +115,8 @@ class MultiResolutionSTFTLoss(nn.Module):
         a stereo signal has ``left`` and ``right``.
         """
         with torch.autocast(made.device.type, enabled=False):
-            made, reference = self.weighting(_at_least_float32(made)), self.weighting(_as(reference, made))
+            made = _at_least_float32(made)
+            made, reference = self.weighting(made), self.weighting(reference.to(made.dtype))
             distances = torch.stack(
                 [
                     resolution(*(_views(resolution.spectrogram(audio)) for audio in (made, reference)))
@@ -144,7 +149,7 @@ class MelSpectrogramLoss(nn.Module):
         """A scalar for audio ``(B, C, T)``."""
         with torch.autocast(made.device.type, enabled=False):
             made = _at_least_float32(made)
-            audio = torch.cat([made, _as(reference, made)]).flatten(0, 1)
+            audio = torch.cat([made, reference.to(made.dtype)]).flatten(0, 1)
             terms = []
             for index, length in enumerate(self.config.window_lengths):
                 x, y = self._mel(audio, index, length).chunk(2)
@@ -239,7 +244,3 @@ def _log10_power(mel: Tensor, power: float) -> Tensor:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _as(x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)

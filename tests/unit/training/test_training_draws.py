@@ -98,5 +98,5 @@ def test_a_config_without_a_training_block_is_refused(tiny_diffusion_config):
         "model_type": "autoencoder",
         "model": tiny_diffusion_config["model"]["pretransform"]["config"],
     }
-    with pytest.raises(ConfigError, match="training: missing; expected a block with optimizer_configs.autoencoder"):
+    with pytest.raises(ConfigError, match=r"training: missing; .*optimizer_configs\.autoencoder"):
         create_training_wrapper_from_config(autoencoder, create_model_from_config(autoencoder))
