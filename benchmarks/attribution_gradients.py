@@ -10,11 +10,10 @@ too.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import seconds
 from torch import Tensor
 
 import stable_audio_tools
@@ -40,20 +39,6 @@ class Latents:
     def __getitem__(self, index: slice) -> Latents:
         conditioning = {key: value[index] for key, value in self.conditioning.items()}
         return Latents(self.x[index], self.t[index], **conditioning)
-
-
-def seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of ``run`` after one warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[repeats // 2]
 
 
 def main() -> None:
