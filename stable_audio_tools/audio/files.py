@@ -7,11 +7,12 @@ Vorbis of a single Ogg page goes to libsndfile, which reads it from the start: F
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio import packets
+from stable_audio_tools.audio.mp3 import FrameIndex
 from stable_audio_tools.audio.transforms import resample, resampled_length, set_channels
 from stable_audio_tools.errors import AudioError
 from stable_audio_tools.runtime.files import atomic_path
@@ -49,14 +51,20 @@ class AudioInfo:
     num_frames: int
     format: str
     decoder: Literal["libsndfile", "ffmpeg"]
+    frame_index: FrameIndex | None = field(default=None, repr=False, compare=False)
+    """Where the frames of an MP3 are."""
+    data: bytes | None = field(default=None, repr=False, compare=False)
+    """The content, where it is in memory and ``path`` only names it."""
 
     @property
     def duration_seconds(self) -> float:
         return self.num_frames / self.sample_rate
 
 
-def probe(path: str | Path) -> AudioInfo:
+def probe(path: str | Path, data: bytes | None = None) -> AudioInfo:
     """What the file holds. Answers are remembered until the file's size or time of change differs.
+
+    With ``data``, the content of a file that ``path`` only names, nothing is read or remembered.
 
     An Ogg stream says nowhere how long it is meant to be, so one that was cut off is a shorter one.
 
@@ -64,6 +72,10 @@ def probe(path: str | Path) -> AudioInfo:
         AudioError: the file is missing, empty, not audio, or shorter than its header says.
     """
     path = Path(path)
+    if data is not None:
+        if not data:
+            raise AudioError(f"{path}: the file is empty")
+        return replace(_examine(path, data), data=data)
     try:
         status = path.stat()
     except OSError as error:
@@ -76,7 +88,7 @@ def probe(path: str | Path) -> AudioInfo:
 
 
 def read_audio(
-    path: str | Path,
+    path: str | Path | AudioInfo,
     *,
     offset_seconds: float = 0.0,
     duration_seconds: float | None = None,
@@ -89,7 +101,7 @@ def read_audio(
     exactly ``round(duration_seconds * sample_rate)`` samples where the file is long enough, fewer at its end.
 
     Args:
-        path: the file.
+        path: the file, or what :func:`probe` said of it.
         offset_seconds: where the span starts.
         duration_seconds: its length; None reads to the end.
         sample_rate: rate of the result in Hz; None keeps the file's.
@@ -98,10 +110,12 @@ def read_audio(
     Raises:
         AudioError: the file cannot be read, is truncated, or the span is negative.
     """
-    info = probe(path)
+    info = path if isinstance(path, AudioInfo) else probe(path)
     rate = sample_rate or info.sample_rate
     if offset_seconds < 0 or (duration_seconds is not None and duration_seconds < 0):
-        raise AudioError(f"{path}: the span from {offset_seconds} s for {duration_seconds} s is negative")
+        raise AudioError(
+            f"{info.path}: the span from {offset_seconds} s for {duration_seconds} s is negative"
+        )
     start = round(offset_seconds * rate)
     available = max(0, resampled_length(info.num_frames, info.sample_rate, rate) - start)
     if available == 0:
@@ -117,12 +131,13 @@ def read_audio(
     return (audio if channels is None else set_channels(audio, channels)), rate
 
 
-def read_tags(path: str | Path) -> dict[str, str]:
+def read_tags(path: str | Path | AudioInfo) -> dict[str, str]:
     """The file's text tags, keys in lower case (``title``, ``comment``, ...); empty where it has none.
 
     FFmpeg reads them all: libsndfile leaves out those of 2 kB and more in a WAV, as of a long prompt.
     """
-    return packets.read_tags(probe(path).path)
+    info = path if isinstance(path, AudioInfo) else probe(path)
+    return packets.read_tags(info.path, info.data)
 
 
 def save_audio(
@@ -176,26 +191,36 @@ def _name(path: Path) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
+def _source(path: Path, data: bytes | None) -> str | bytes | io.BytesIO:
+    return _name(path) if data is None else io.BytesIO(data)
+
+
 @lru_cache(maxsize=1 << 16)
 def _probe(path: Path, size: int, changed: int) -> AudioInfo:
+    return _examine(path, None)
+
+
+def _examine(path: Path, data: bytes | None) -> AudioInfo:
     if path.suffix.lower() not in _PACKET_SUFFIXES:
-        info = _probe_sndfile(path)
+        info = _probe_sndfile(path, data)
         if info is not None:
             return info
-    found = packets.scan(path)
+    found = packets.scan(path, data)
     if found.truncated and found.promised_frames is not None:
         seconds = (found.num_frames / found.sample_rate, found.promised_frames / found.sample_rate)
         raise AudioError(_truncated(path, *seconds))
     if found.num_frames <= 0:
         raise AudioError(f"{path}: holds no audio")
     decoder: Literal["libsndfile", "ffmpeg"] = "libsndfile" if found.one_page else "ffmpeg"
-    return AudioInfo(path, found.sample_rate, found.channels, found.num_frames, found.format, decoder)
+    return AudioInfo(
+        path, found.sample_rate, found.channels, found.num_frames, found.format, decoder, found.index
+    )
 
 
-def _probe_sndfile(path: Path) -> AudioInfo | None:
+def _probe_sndfile(path: Path, data: bytes | None) -> AudioInfo | None:
     """What libsndfile finds, or None where it cannot open the file or it is one for FFmpeg."""
     try:
-        with soundfile.SoundFile(_name(path)) as file:
+        with soundfile.SoundFile(_source(path, data)) as file:
             if file.format == "MP3" or file.subtype == "VORBIS":
                 return None
             format_name = (
@@ -208,9 +233,8 @@ def _probe_sndfile(path: Path) -> AudioInfo | None:
             if info.num_frames <= 0:
                 raise AudioError(f"{path}: holds no audio")
             if not _last_frame_is_there(file):
-                raise AudioError(
-                    _truncated(path, _readable_frames(path) / file.samplerate, info.duration_seconds)
-                )
+                readable = _readable_frames(path, data) / file.samplerate
+                raise AudioError(_truncated(path, readable, info.duration_seconds))
             return info
     except soundfile.LibsndfileError:
         return None
@@ -225,9 +249,9 @@ def _last_frame_is_there(file: soundfile.SoundFile) -> bool:
         return False
 
 
-def _readable_frames(path: Path) -> int:
+def _readable_frames(path: Path, data: bytes | None) -> int:
     count = 0
-    with soundfile.SoundFile(_name(path)) as file:
+    with soundfile.SoundFile(_source(path, data)) as file:
         try:
             while block := len(file.read(4096)):
                 count += block
@@ -258,9 +282,9 @@ def _decode(info: AudioInfo, start: int, length: int) -> np.ndarray:
     if length <= 0:
         return np.zeros((info.channels, 0), dtype=np.float32)
     if info.decoder == "ffmpeg":
-        return packets.decode(info.path, start, length)
+        return packets.decode(info.path, start, length, index=info.frame_index, data=info.data)
     try:
-        with soundfile.SoundFile(_name(info.path)) as file:
+        with soundfile.SoundFile(_source(info.path, info.data)) as file:
             before = start if info.format == "ogg" else 0  # one page of Vorbis: read from its start
             file.seek(start - before)
             samples = file.read(before + length, dtype="float32", always_2d=True)
