@@ -188,8 +188,9 @@ def create_dataloader_from_config(
         sample_rate: rate in Hz.
         audio_channels: channels of the crops.
         num_workers: processes that decode; 0 decodes in this one.
-        shuffle: draw the order of each epoch; otherwise the order of the index.
-        seed: of order and crops.
+        shuffle: draw the order of each epoch, and prompts where the config has several; otherwise the order
+            of the index, and one prompt a track.
+        seed: of order, crops and prompts.
         base_dir: where relative paths are looked up after the working folder: the config file's folder.
         start_batch: how many batches to skip, without decoding them.
         infinite: never end; otherwise one epoch for each iteration.
@@ -217,6 +218,7 @@ def create_dataloader_from_config(
         augment_polarity=config.augment_polarity,
         volume_norm=config.volume_norm,
         on_error=config.on_error,
+        vary_prompts=shuffle,
     )
     batches = KeyedBatchSampler(
         len(index),

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import overload
 
 from stable_audio_tools.audio.files import AUDIO_SUFFIXES
+from stable_audio_tools.data.captions import Description
+from stable_audio_tools.data.manifests import read_manifest
 from stable_audio_tools.data.metadata import resolve_module_path
 from stable_audio_tools.data.paths import find_path, normalise_path, read_path_list
 from stable_audio_tools.errors import DataError
@@ -33,7 +35,8 @@ _UNSUPPORTED_SUFFIXES = frozenset(
 class Track:
     """One recording.
 
-    ``relpath`` is a POSIX path from ``root``; ``sample_id`` is ``<dataset_id>/<relpath>``.
+    ``relpath`` is a POSIX path from ``root``; ``sample_id`` is ``<dataset_id>/<relpath>``. ``description``
+    knows what is said of it without a metadata module; the tracks of a folder share it.
     """
 
     index: int
@@ -43,6 +46,7 @@ class Track:
     root: Path
     dataset_id: str
     metadata_module: str | None
+    description: Description = field(default=Description(), compare=False, repr=False)
 
 
 class TrackIndex(Sequence[Track]):
@@ -171,13 +175,19 @@ def _list_directory(
     if module is not None:
         module = str(resolve_module_path(module, base_dir))
     filelist = root / FILELIST
-    if filelist.is_file():
-        names = _listed(filelist, root, missing_is_an_error=unlisted is None)
-    else:
+    manifest = None if entry.manifest is None else _find_manifest(entry.id, entry.manifest, root, base_dir)
+    rows = {} if manifest is None else read_manifest(manifest, root)
+    description = Description(entry.sources, rows, entry.prompts)
+    the_list = filelist if filelist.is_file() else manifest
+    if the_list is None:
         names = sorted(_walk(root, unlisted))
+    else:
+        names = _listed(filelist, root) if the_list == filelist else sorted(rows)
+        if unlisted is None:
+            _check_all_exist(names, root, the_list)
     wanted = [name for name in names if _suffix(name) in AUDIO_SUFFIXES and _is_text(name)]
     # In a folder only what looks like audio counts as refused; in a list the user asked for every line.
-    asked_for = frozenset(names) if filelist.is_file() else frozenset()
+    asked_for = frozenset(names) if the_list is not None else frozenset()
     looks_like_audio = AUDIO_SUFFIXES | _UNSUPPORTED_SUFFIXES
     taken = frozenset(wanted)
     refused = [
@@ -185,8 +195,22 @@ def _list_directory(
         for name in names
         if name not in taken and (name in asked_for or _suffix(name) in looks_like_audio)
     ]
-    tracks = [Track(-1, f"{entry.id}/{name}", root / name, name, root, entry.id, module) for name in wanted]
+    tracks = [
+        Track(-1, f"{entry.id}/{name}", root / name, name, root, entry.id, module, description)
+        for name in wanted
+    ]
     return tracks, refused
+
+
+def _find_manifest(dataset_id: str, name: str, root: Path, base_dir: Path | None) -> Path:
+    inside = root / name
+    if inside.is_file():
+        return inside
+    path, tried = find_path(name, base_dir)
+    if path is None or not path.is_file():
+        places = ", ".join(str(place) for place in dict.fromkeys([inside, *tried]))
+        raise DataError(f"dataset {dataset_id!r}: manifest {name!r} is no file; looked for {places}")
+    return path
 
 
 def _suffix(name: str) -> str:
@@ -202,7 +226,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _listed(filelist: Path, root: Path, *, missing_is_an_error: bool) -> list[str]:
+def _listed(filelist: Path, root: Path) -> list[str]:
     """The relative paths in ``filelist``, sorted, each once."""
     lines = read_path_list(filelist)
     relative = {line: normalise_path(line, root) for line in lines}
@@ -211,13 +235,15 @@ def _listed(filelist: Path, root: Path, *, missing_is_an_error: bool) -> list[st
         raise DataError(
             f"{filelist}: {len(outside)} lines are outside the folder, the first is {outside[0]!r}"
         )
-    names = sorted({name for name in relative.values() if name is not None})
+    return sorted({name for name in relative.values() if name is not None})
+
+
+def _check_all_exist(names: Sequence[str], root: Path, the_list: Path) -> None:
     missing = [name for name in names if not (root / name).is_file()]
-    if missing and missing_is_an_error:
+    if missing:
         raise DataError(
-            f"{filelist}: {len(missing)} of {len(names)} files do not exist, the first is {missing[0]!r}"
+            f"{the_list}: {len(missing)} of {len(names)} files do not exist, the first is {missing[0]!r}"
         )
-    return names
 
 
 def _walk(root: Path, unlisted: dict[Path, str] | None) -> Iterator[str]:

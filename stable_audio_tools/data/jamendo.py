@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stable_audio_tools.data.prompt_templates import listing
 from stable_audio_tools.data.tables import read_lines
 from stable_audio_tools.errors import DataError
 
@@ -149,8 +150,7 @@ def prompt_from_tags(tags: Mapping[str, Sequence[str]], title: str | None = None
     "Ace") 'Jazz and lounge music with piano. Mood: relaxing. Title: Ace.'
     """
     genres, instruments, moods = (
-        _listing([_SPELLED.get(tag, tag) for tag in tags.get(category, ())])
-        for category in ("genre", "instrument", "mood/theme")
+        listing(_spelled(tags.get(category, ()))) for category in ("genre", "instrument", "mood/theme")
     )
     first = f"{genres} music" if genres else "Music"
     sentences = [f"{first} with {instruments}" if instruments else first]
@@ -174,6 +174,18 @@ def metadata_of(track: JamendoTrack, names: JamendoNames | None) -> dict[str, An
     }
 
 
+def fields_of(track: JamendoTrack, names: JamendoNames | None) -> dict[str, Any]:
+    """The same under the names of prompt templates: tags as words, and only what is known."""
+    words = {
+        name: _spelled(track.tags.get(category, ()))
+        for name, category in (("genre", "genre"), ("instrument", "instrument"), ("mood", "mood/theme"))
+    }
+    every = _spelled([tag for tags in track.tags.values() for tag in tags])
+    date = names.release_date if names else ""
+    known = {**metadata_of(track, names), **words, "tags": every, "date": date}
+    return {name: value for name, value in known.items() if value not in ("", [])}
+
+
 class JamendoFolder:
     """A folder with ``raw_30s.tsv`` and ``raw.meta.tsv`` above its recordings; each table is read once.
 
@@ -193,16 +205,21 @@ class JamendoFolder:
         Raises:
             DataError: no tables above it, no number in its name, or no line for it in ``raw_30s.tsv``.
         """
+        return metadata_of(*self._lines(audio_path))
+
+    def fields(self, audio_path: str | Path) -> dict[str, Any]:
+        """:func:`fields_of` the recording at ``audio_path``; raises as :meth:`metadata`."""
+        return fields_of(*self._lines(audio_path))
+
+    def _lines(self, audio_path: str | Path) -> tuple[JamendoTrack, JamendoNames | None]:
         path = Path(audio_path).absolute()
         home = self._home(path.parent)
         tracks, names = self._read(home)
-        number = path.name.split(".")[0]
-        if not (number.isascii() and number.isdigit()):
-            raise DataError(f"{path}: expected a name that starts with the track's number, as 1000203.mp3")
-        track = tracks.get(int(number))
+        number = track_number(path)
+        track = tracks.get(number)
         if track is None:
-            raise DataError(f"{path}: {home / self.TRACKS} has no line for track {int(number)}")
-        return metadata_of(track, names.get(track.track_id))
+            raise DataError(f"{path}: {home / self.TRACKS} has no line for track {number}")
+        return track, names.get(number)
 
     def _home(self, folder: Path) -> Path:
         if folder not in self._homes:
@@ -219,6 +236,22 @@ class JamendoFolder:
         if home not in self._tables:
             self._tables[home] = (read_raw_30s(home / self.TRACKS), read_raw_meta(home / self.NAMES))
         return self._tables[home]
+
+
+def track_number(path: Path) -> int:
+    """The number that the name of a recording starts with.
+
+    Raises:
+        DataError: it starts with something else.
+    """
+    number = path.name.split(".")[0]
+    if not (number.isascii() and number.isdigit()):
+        raise DataError(f"{path}: expected a name that starts with the track's number, as 1000203.mp3")
+    return int(number)
+
+
+def _spelled(tags: Sequence[str]) -> list[str]:
+    return [_SPELLED.get(tag, tag) for tag in tags]
 
 
 def _rows(path: Path, header: Sequence[str], minimum: int) -> Iterator[tuple[str, list[str]]]:
@@ -268,10 +301,3 @@ def _tags(cells: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
             raise DataError(f"{where}: {cell!r} is not a tag, expected category{_TAG_SEPARATOR}tag")
         tags[category] = (*tags.get(category, ()), tag)
     return tags
-
-
-def _listing(words: Sequence[str]) -> str:
-    """``a, b and c``."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"

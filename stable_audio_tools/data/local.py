@@ -24,56 +24,26 @@ _OURS = {"index", "sample_id", "dataset_id", "replaced"}
 _MAX_ERRORS = 100
 
 
-class LocalDataset(Dataset[tuple[Tensor, Info]]):
-    """Audio files as crops of one length, rate and number of channels.
+class TrackDataset(Dataset[tuple[Tensor, Info]]):
+    """Samples of the tracks of an index; a subclass says how one is read.
 
     ``dataset[i]`` is track i in epoch 0, ``dataset[SampleKey(i, epoch)]`` its crop of another epoch. The same
-    key gives the same crop in any process and any order. Shorter recordings are zero-padded at the end.
-
-    Each sample is ``(audio, info)``: audio float32 ``(C, sample_size)`` and a dict with ``index``,
-    ``sample_id``, ``path``, ``relpath``, ``dataset_id``, ``seconds_start`` (whole seconds before the crop),
-    ``seconds_total`` (whole seconds of the recording, rounded up), ``offset_seconds`` and
-    ``duration_seconds`` (the same, exact), ``sample_rate``, ``padding_mask`` (``(sample_size,)``, 1 is
-    audio), ``timestamps`` (start and end of the crop as shares of the recording), and whatever the metadata
-    function returns. Two of its keys are orders: ``__audio__`` replaces the audio, ``__reject__`` asks for
-    another track.
+    key gives the same sample in any process and any order.
 
     A track that is rejected, or unreadable under ``on_error="skip"``, is replaced by the next one that is
     not, and ``info["replaced"]`` is the ``sample_id`` of the track that was asked for.
 
     Args:
         index: the tracks.
-        sample_size: audio samples in a crop.
-        sample_rate: rate of the crops in Hz.
-        audio_channels: channels of the crops.
-        random_crop: crop anywhere; otherwise from the start.
         seed: of the crops.
-        augment_polarity: flip the sign of half the crops.
-        volume_norm: bring each crop to -16 dBFS root mean square, with no peak above 1.
         on_error: ``raise``, or ``skip`` to warn once for each file and go on with the next.
     """
 
     def __init__(
-        self,
-        index: TrackIndex,
-        *,
-        sample_size: int,
-        sample_rate: int,
-        audio_channels: int = 2,
-        random_crop: bool = True,
-        seed: int = 42,
-        augment_polarity: bool = False,
-        volume_norm: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
+        self, index: TrackIndex, *, seed: int = 42, on_error: Literal["raise", "skip"] = "raise"
     ) -> None:
         self.index = index
-        self.sample_size = sample_size
-        self.sample_rate = sample_rate
-        self.audio_channels = audio_channels
-        self.random_crop = random_crop
         self.seed = seed
-        self.augment_polarity = augment_polarity
-        self.volume_norm = volume_norm
         self.on_error = on_error
         modules = sorted({track.metadata_module for track in index if track.metadata_module is not None})
         self._metadata: dict[str, MetadataFunction] = {name: load_metadata_function(name) for name in modules}
@@ -113,18 +83,95 @@ class LocalDataset(Dataset[tuple[Tensor, Info]]):
             return error
 
     def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
+        """The sample of a track in an epoch, or None where its metadata function rejects it."""
+        raise TypeError(f"{type(self).__name__} must define _load")
+
+    def _known(self, track: Track, info: Info, audio: Tensor | None) -> dict[str, Any] | None:
+        """What the track's metadata function adds to ``info``, orders included; None if it rejects it.
+
+        Raises:
+            DataError: the function fails, or sets what names a sample.
+        """
+        if track.metadata_module is None:
+            return {}
+        extra = dict(self._metadata[track.metadata_module](info, audio))
+        if extra.pop("__reject__", False):
+            return None
+        if taken := _OURS & extra.keys():
+            raise DataError(f"{track.metadata_module}: get_custom_metadata may not set {sorted(taken)}")
+        return extra
+
+
+class LocalDataset(TrackDataset):
+    """Audio files as crops of one length, rate and number of channels.
+
+    ``dataset[i]`` is track i in epoch 0, ``dataset[SampleKey(i, epoch)]`` its crop of another epoch. The same
+    key gives the same crop in any process and any order. Shorter recordings are zero-padded at the end.
+
+    Each sample is ``(audio, info)``: audio float32 ``(C, sample_size)`` and a dict with ``index``,
+    ``sample_id``, ``path``, ``relpath``, ``dataset_id``, ``seconds_start`` (whole seconds before the crop),
+    ``seconds_total`` (whole seconds of the recording, rounded up), ``offset_seconds`` and
+    ``duration_seconds`` (the same, exact), ``sample_rate``, ``padding_mask`` (``(sample_size,)``, 1 is
+    audio), ``timestamps`` (start and end of the crop as shares of the recording), what the track's
+    ``description`` knows of it (``prompt``, ``artist``, ...), and whatever the metadata function returns,
+    which goes before that. Two of its keys are orders: ``__audio__`` replaces the audio, ``__reject__`` asks
+    for another track.
+
+    A track that is rejected, or unreadable under ``on_error="skip"``, is replaced by the next one that is
+    not, and ``info["replaced"]`` is the ``sample_id`` of the track that was asked for.
+
+    Args:
+        index: the tracks.
+        sample_size: audio samples in a crop.
+        sample_rate: rate of the crops in Hz.
+        audio_channels: channels of the crops.
+        random_crop: crop anywhere; otherwise from the start.
+        seed: of the crops.
+        augment_polarity: flip the sign of half the crops.
+        volume_norm: bring each crop to -16 dBFS root mean square, with no peak above 1.
+        on_error: ``raise``, or ``skip`` to warn once for each file and go on with the next.
+        vary_prompts: draw captions, templates and tags anew for each track and epoch, where the config says
+            how; otherwise a track has one prompt.
+    """
+
+    def __init__(
+        self,
+        index: TrackIndex,
+        *,
+        sample_size: int,
+        sample_rate: int,
+        audio_channels: int = 2,
+        random_crop: bool = True,
+        seed: int = 42,
+        augment_polarity: bool = False,
+        volume_norm: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+        vary_prompts: bool = False,
+    ) -> None:
+        super().__init__(index, seed=seed, on_error=on_error)
+        self.sample_size = sample_size
+        self.sample_rate = sample_rate
+        self.audio_channels = audio_channels
+        self.random_crop = random_crop
+        self.augment_polarity = augment_polarity
+        self.volume_norm = volume_norm
+        self.vary_prompts = vary_prompts
+
+    def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
         draws = generator("crop", self.seed, epoch, track.index)
         audio, info = self._crop(track, draws)
-        if track.metadata_module is not None:
-            extra = dict(self._metadata[track.metadata_module](info, audio))
-            if extra.pop("__reject__", False):
-                return None
-            replacement = extra.pop("__audio__", None)
-            if replacement is not None:
-                audio, info["padding_mask"] = self._fit(replacement, track)
-            if taken := _OURS & extra.keys():
-                raise DataError(f"{track.metadata_module}: get_custom_metadata may not set {sorted(taken)}")
-            info.update(extra)
+        words = generator("prompt", self.seed, epoch, track.sample_id) if self.vary_prompts else None
+        known = track.description.known(track.path, track.relpath, words)
+        info.update(known)
+        extra = self._known(track, info, audio)
+        if extra is None:
+            return None
+        replacement = extra.pop("__audio__", None)
+        if replacement is not None:
+            audio, info["padding_mask"] = self._fit(replacement, track)
+        info.update(extra)
+        if "prompt" not in extra:
+            info.update(track.description.prompt({**known, **extra}, track.path, track.relpath, words))
         if self.volume_norm:
             audio = rms_normalize(audio)
         if self.augment_polarity and bool(torch.rand((), generator=draws) < 0.5):

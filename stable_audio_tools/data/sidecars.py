@@ -48,17 +48,22 @@ def read_sidecar(clip: str | Path) -> ClipSidecar | None:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as the sidecar of {clip}: {error}") from error
-        found = _parse(value, f"{path}")
+        found = parse_sidecar(value, f"{path}")
         if found is not None:
             return found
     try:
         value = json.loads(read_tags(clip).get("comment", ""))
     except ValueError:  # somebody else's comment
         return None
-    return _parse(value, f"{clip}: comment tag")
+    return parse_sidecar(value, f"{clip}: comment tag")
 
 
-def _parse(value: Any, where: str) -> ClipSidecar | None:
+def parse_sidecar(value: Any, where: str) -> ClipSidecar | None:
+    """The sidecar in a JSON value; None where it is of another program.
+
+    Raises:
+        DataError: it is one, but broken; names ``where``.
+    """
     if not isinstance(value, dict) or not str(value.get("format", "")).startswith(_FORMAT_PREFIX):
         return None
     try:

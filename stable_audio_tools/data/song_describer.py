@@ -5,7 +5,16 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from stable_audio_tools.data.jamendo import (
+    JamendoNames,
+    JamendoTrack,
+    fields_of,
+    read_raw_30s,
+    read_raw_meta,
+    track_number,
+)
 from stable_audio_tools.errors import DataError
 
 _COLUMNS = (
@@ -69,6 +78,81 @@ def find_recording(caption: Caption, audio_dir: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise DataError(f"no recording of track {caption.track_id}: looked for {excerpt} and {listed}")
+
+
+class SongDescriberFolder:
+    """A folder with ``song_describer.csv`` above its recordings; each table is read once.
+
+    ``raw.tsv`` (tags) and ``audio_metadata.tsv`` (names) beside it are used where they are there.
+    """
+
+    TABLE = "song_describer.csv"
+    TRACKS = "raw.tsv"
+    NAMES = "audio_metadata.tsv"
+
+    def __init__(self) -> None:
+        self._tables: dict[Path, _Tables] = {}
+        self._homes: dict[Path, Path] = {}
+
+    def fields(self, audio_path: str | Path) -> dict[str, Any]:
+        """What is known of the recording, with all its captions but those that were found wrong.
+
+        Validated captions come before the ones that nobody has judged.
+
+        Raises:
+            DataError: no table above it, no number in its name, or no caption of it in the table.
+        """
+        path = Path(audio_path).absolute()
+        home = self._home(path.parent)
+        tables = self._read(home)
+        number = track_number(path)
+        captions = tables.captions.get(number)
+        if captions is None:
+            raise DataError(f"{path}: {home / self.TABLE} has no caption of track {number}")
+        known: dict[str, Any] = {}
+        if number in tables.tracks:
+            known = fields_of(tables.tracks[number], tables.names.get(number))
+        elif number in tables.names:
+            names = tables.names[number]
+            known = {"title": names.title, "artist": names.artist, "album": names.album}
+        known |= {"track_id": number, "artist_id": captions[0].artist_id, "album_id": captions[0].album_id}
+        usable = sorted(
+            (caption for caption in captions if caption.is_valid_subset is not False),
+            key=lambda caption: caption.is_valid_subset is None,
+        )
+        known.pop("prompt", None)
+        if usable:
+            known["prompt"] = [caption.caption for caption in usable]
+        return known
+
+    def _home(self, folder: Path) -> Path:
+        if folder not in self._homes:
+            above = (folder, *folder.parents)
+            home = next((place for place in above if (place / self.TABLE).is_file()), None)
+            if home is None:
+                raise DataError(f"{folder}: neither this folder nor one above it has {self.TABLE}")
+            self._homes[folder] = home
+        return self._homes[folder]
+
+    def _read(self, home: Path) -> _Tables:
+        if home not in self._tables:
+            captions: dict[int, list[Caption]] = {}
+            for caption in read_song_describer(home / self.TABLE):
+                captions.setdefault(caption.track_id, []).append(caption)
+            tracks, names = home / self.TRACKS, home / self.NAMES
+            self._tables[home] = _Tables(
+                captions,
+                read_raw_30s(tracks) if tracks.is_file() else {},
+                read_raw_meta(names) if names.is_file() else {},
+            )
+        return self._tables[home]
+
+
+@dataclass(frozen=True)
+class _Tables:
+    captions: dict[int, list[Caption]]
+    tracks: dict[int, JamendoTrack]
+    names: dict[int, JamendoNames]
 
 
 def _caption(row: dict[str, str], where: str) -> Caption:

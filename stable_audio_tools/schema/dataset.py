@@ -7,23 +7,70 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.prompts import PromptConfig
+
+MetadataSource = Literal["manifest", "json", "text", "tags", "jamendo", "song_describer"]
+"""Where to look for what is known of a track.
+
+``manifest`` is the folder's own table, ``json`` and ``text`` are ``song.json`` and ``song.txt`` beside
+``song.mp3``, ``tags`` is inside the file; ``jamendo`` and ``song_describer`` are the tables of those sets.
+"""
+
+# Named once beside ``datasets``, these are for every folder that does not name its own.
+_FOR_EVERY_FOLDER = ("custom_metadata_module", "metadata_sources", "prompts")
 
 
 class AudioDirectory(Config):
     """One folder of recordings.
 
     ``custom_metadata_module`` is a Python file that is run because this config names it; it must define
-    ``get_custom_metadata(info, audio) -> dict``. A relative path is looked up in the working folder, then
-    beside the config, then in the package. ``filelist.txt`` in the folder, if any, is the list of files.
+    ``get_custom_metadata(info, audio) -> dict``, which goes before all else that is known. A relative path is
+    looked up in the working folder, then beside the config, then in the package.
+
+    The files are those of ``filelist.txt`` in the folder; without one, those of the manifest; without either,
+    all that are there.
     """
 
     id: str
     path: str
     custom_metadata_module: str | None = None
+    manifest: str | None = None
+    """A table (``.csv``, ``.tsv`` or ``.jsonl``) of paths and what is known of them. A relative path is
+    looked up in the folder, then in the working folder, then beside the config."""
+    metadata_sources: list[MetadataSource] | None = None
+    """Where to look, the first before the others. None is manifest, json, text and tags, or with a
+    ``custom_metadata_module`` the manifest alone, if there is one."""
+    prompts: PromptConfig | None = None
+    """How prompts are made of what is known; None takes the caption, or makes a sentence of tags."""
+
+    @model_validator(mode="after")
+    def _sources_have_what_they_need(self) -> AudioDirectory:
+        sources = self.metadata_sources
+        if sources is None:
+            return self
+        if len(set(sources)) != len(sources):
+            raise ValueError(f"metadata_sources names one twice: {', '.join(sources)}")
+        if "manifest" in sources and self.manifest is None:
+            raise ValueError(
+                "metadata_sources names 'manifest', but there is no key 'manifest' with its path"
+            )
+        return self
+
+    @property
+    def sources(self) -> tuple[MetadataSource, ...]:
+        """The sources that are read, in their order."""
+        table: tuple[MetadataSource, ...] = () if self.manifest is None else ("manifest",)
+        if self.metadata_sources is not None:
+            return (*(table if "manifest" not in self.metadata_sources else ()), *self.metadata_sources)
+        return table if self.custom_metadata_module is not None else (*table, "json", "text", "tags")
 
 
 class AudioDirDataset(Config):
-    """Folders of audio files, decoded while training."""
+    """Folders of audio files, decoded while training.
+
+    ``custom_metadata_module``, ``metadata_sources`` and ``prompts`` may stand beside ``datasets`` too: there
+    they are for every folder that has none of its own.
+    """
 
     dataset_type: Literal["audio_dir"]
     datasets: list[AudioDirectory] = Field(min_length=1)
@@ -40,17 +87,17 @@ class AudioDirDataset(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _metadata_module_of_every_folder(cls, data: Any) -> Any:
-        """Older configs name the module once, beside ``datasets``; it is for folders that name none."""
-        if not isinstance(data, dict) or "custom_metadata_module" not in data:
+    def _shared_keys_are_of_every_folder(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
             return data
-        module = data["custom_metadata_module"]
+        shared = {key: data[key] for key in _FOR_EVERY_FOLDER if key in data}
         entries = data.get("datasets")
-        data = {key: value for key, value in data.items() if key != "custom_metadata_module"}
+        if not shared:
+            return data
+        data = {key: value for key, value in data.items() if key not in shared}
         if isinstance(entries, list):
             data["datasets"] = [
-                {"custom_metadata_module": module, **entry} if isinstance(entry, dict) else entry
-                for entry in entries
+                {**shared, **entry} if isinstance(entry, dict) else entry for entry in entries
             ]
         return data
 
