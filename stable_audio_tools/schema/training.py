@@ -39,13 +39,16 @@ class OptimizerPair(Config):
 class DemoConfig(Config):
     """Clips generated from the EMA weights while training."""
 
+    retired: ClassVar[dict[str, str]] = {
+        "display_audio_cond": "recordings that a demo begins with are always shown beside it",
+    }
+
     demo_every: int = Field(2000, ge=1)
     demo_steps: int = Field(250, ge=1)
     num_demos: int = Field(4, ge=0)
     demo_cond: list[dict[str, Any]] = []
     demo_cond_from_batch: bool = False
     demo_cfg_scales: list[float] = [3.0, 6.0, 9.0]
-    display_audio_cond: bool = False
 
 
 class SongDescriberEvalConfig(Config):

@@ -10,7 +10,9 @@ from torch import nn
 
 from stable_audio_tools.errors import ConfigError, UsageError
 from stable_audio_tools.schema.training import (
+    AutoencoderTrainingConfig,
     DiffusionTrainingConfig,
+    LanguageModelTrainingConfig,
     OptimizerConfig,
     OptimizerPair,
     SchedulerConfig,
@@ -114,3 +116,24 @@ def test_a_rate_of_ones_own_replaces_that_of_the_config():
 def test_no_optimizer_is_an_error(config, message):
     with pytest.raises(ConfigError, match=message):
         optimizer_pair(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "role", "arguments"),
+    [
+        (AutoencoderTrainingConfig(learning_rate=1e-4), "discriminator", {"betas": (0.8, 0.99)}),
+        (
+            LanguageModelTrainingConfig(learning_rate=1e-4),
+            "lm",
+            {"betas": (0.9, 0.95), "weight_decay": 0.1},
+        ),
+    ],
+)
+def test_the_short_form_of_other_models_has_the_public_arguments(config, role, arguments):
+    pair = optimizer_pair(config, role=role)
+    assert (pair.optimizer.type, pair.optimizer.config) == ("AdamW", {"lr": 1e-4, **arguments})
+
+
+def test_a_mistake_is_named_with_its_role(parameters):
+    with pytest.raises(ConfigError, match=r"^training\.optimizer_configs\.discriminator\.optimizer\.type"):
+        build_optimizer(OptimizerConfig(type="AdamX"), parameters, "discriminator")
