@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stable_audio_tools.audio.files import probe, read_audio
+from stable_audio_tools.audio.files import AudioInfo, probe, read_audio
 from stable_audio_tools.audio.transforms import pad_or_trim, resampled_length, rms_normalize, set_channels
 from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.metadata import MetadataFunction, load_metadata_function
@@ -178,13 +178,17 @@ class LocalDataset(TrackDataset):
             audio = -audio
         return audio, info
 
+    def _file(self, track: Track) -> AudioInfo:
+        """What holds the audio of ``track``."""
+        return probe(track.path)
+
     def _crop(self, track: Track, draws: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        file = probe(track.path)
+        file = self._file(track)
         total = resampled_length(file.num_frames, file.sample_rate, self.sample_rate)
         room = max(0, total - self.sample_size)
         offset = int(torch.randint(room + 1, (), generator=draws)) if self.random_crop else 0
         audio, _ = read_audio(
-            track.path,
+            file,
             offset_seconds=offset / self.sample_rate,
             duration_seconds=self.sample_size / self.sample_rate,
             sample_rate=self.sample_rate,
