@@ -206,6 +206,10 @@ class ModelTrainer(pl.LightningModule, ABC):
         *totals, items = self.trainer.strategy.reduce(torch.cat([sums, count]), reduce_op="sum").tolist()
         return {name: total / items for name, total in zip(names, totals, strict=True)}
 
+    def on_train_start(self) -> None:
+        """Train in training mode: a published model comes in evaluation mode, and Lightning leaves it so."""
+        self.wrapped.train()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the config, the position in the data and the facts of the run; leave out the base of a LoRA."""
         checkpoint["model_config"] = self.config.model_dump(mode="json")

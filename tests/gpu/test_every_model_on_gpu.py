@@ -102,9 +102,11 @@ def test_it_trains(tiny: dict[str, Any], precision: Any, tmp_path: Path) -> None
     infos = [
         {**PROMPT, "sample_id": str(item), "padding_mask": torch.ones(tiny["sample_size"])} for item in (0, 1)
     ]
-    loader: Any = DataLoader([0, 1, 2], batch_size=1, collate_fn=lambda _: (music(tiny, 2), infos))
+    # In float16 the first steps are left out, until the scale of the loss is low enough.
+    steps = 24 if precision == "16-mixed" else 3
+    loader: Any = DataLoader(list(range(steps)), batch_size=1, collate_fn=lambda _: (music(tiny, 2), infos))
     trainer = pl.Trainer(
-        max_steps=3,
+        max_steps=steps,
         accelerator="gpu",
         devices=[resolve_device("cuda").index or 0],
         precision=precision,
