@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stable_audio_tools.data.index import TrackIndex, audio_dir
-from stable_audio_tools.data.local import LocalDataset
+from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.data.latents import LatentDataset
+from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import Info, SampleKey, collate
 from stable_audio_tools.errors import DataError, StableAudioError
 from stable_audio_tools.runtime.seeds import generator
-from stable_audio_tools.schema.dataset import DatasetConfig
+from stable_audio_tools.schema.base import Config
+from stable_audio_tools.schema.built import not_built
+from stable_audio_tools.schema.dataset import AudioDirDataset, DatasetConfig, PreEncodedDataset
 from stable_audio_tools.schema.reader import parse_dataset_config
 
 Batch = tuple[Tensor, tuple[Info, ...]]
@@ -128,7 +131,7 @@ class _Samples(Dataset[Any]):
     Raised in a worker it would reach the user as a page of traceback around one line.
     """
 
-    def __init__(self, dataset: LocalDataset) -> None:
+    def __init__(self, dataset: TrackDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -154,6 +157,62 @@ class AudioLoader(DataLoader[Any]):
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a model takes: ``sample_size`` audio samples at ``sample_rate`` Hz in ``audio_channels``."""
+
+    sample_size: int
+    sample_rate: int
+    audio_channels: int
+
+
+def _of_audio(
+    config: AudioDirDataset,
+    window: Window,
+    *,
+    base_dir: Path | None,
+    seed: int,
+    shuffle: bool,
+    apply_excludes: bool,
+) -> TrackDataset:
+    return LocalDataset(
+        TrackIndex.from_config(config, base_dir=base_dir, apply_excludes=apply_excludes),
+        sample_size=window.sample_size,
+        sample_rate=window.sample_rate,
+        audio_channels=window.audio_channels,
+        random_crop=config.random_crop,
+        seed=seed,
+        augment_polarity=config.augment_polarity,
+        volume_norm=config.volume_norm,
+        on_error=config.on_error,
+        vary_prompts=shuffle,
+    )
+
+
+def _of_latents(
+    config: PreEncodedDataset,
+    window: Window,
+    *,
+    base_dir: Path | None,
+    seed: int,
+    **_: Any,
+) -> TrackDataset:
+    return LatentDataset.from_config(
+        config,
+        base_dir=base_dir,
+        sample_size=window.sample_size,
+        sample_rate=window.sample_rate,
+        seed=seed,
+    )
+
+
+DATASETS: dict[type[Config], Callable[..., TrackDataset]] = {
+    AudioDirDataset: _of_audio,
+    PreEncodedDataset: _of_latents,
+}
+"""What reads the tracks of each type of dataset, by the class of its config."""
 
 
 def create_dataloader_from_config(
@@ -204,24 +263,16 @@ def create_dataloader_from_config(
         ConfigError: the config is wrong, or of a type that can be read but is not built.
         DataError: no tracks, or fewer than a batch.
     """
-    config = audio_dir(
-        parse_dataset_config(dataset_config) if isinstance(dataset_config, dict) else dataset_config
-    )
-    index = TrackIndex.from_config(config, base_dir=base_dir, apply_excludes=apply_excludes)
-    dataset = LocalDataset(
-        index,
-        sample_size=sample_size,
-        sample_rate=sample_rate,
-        audio_channels=audio_channels,
-        random_crop=config.random_crop,
-        seed=seed,
-        augment_polarity=config.augment_polarity,
-        volume_norm=config.volume_norm,
-        on_error=config.on_error,
-        vary_prompts=shuffle,
+    config = parse_dataset_config(dataset_config) if isinstance(dataset_config, dict) else dataset_config
+    make = DATASETS.get(type(config))
+    if make is None:
+        raise not_built(config, DATASETS, "", "dataset_type")
+    window = Window(sample_size, sample_rate, audio_channels)
+    dataset = make(
+        config, window, base_dir=base_dir, seed=seed, shuffle=shuffle, apply_excludes=apply_excludes
     )
     batches = KeyedBatchSampler(
-        len(index),
+        len(dataset),
         batch_size,
         shuffle=shuffle,
         seed=seed,
@@ -235,7 +286,7 @@ def create_dataloader_from_config(
 
 
 def make_loader(
-    dataset: LocalDataset,
+    dataset: TrackDataset,
     batches: Sampler[list[SampleKey]] | Sequence[list[SampleKey]],
     num_workers: int = 4,
     multiprocessing_context: str | None = None,

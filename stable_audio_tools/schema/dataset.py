@@ -124,10 +124,15 @@ class PreEncodedDataset(Config):
     random_crop: bool = False
     drop_last: bool = True
     latent_crop_length: int | None = Field(None, ge=1)
-    """In latents; a folder's own goes before it."""
+    """In latents; a folder's own goes before it. None takes crops as they are stored, or where their lengths
+    differ as long as the model's window."""
     latent_extension: str = "npy"
     min_length_sec: float | None = Field(None, ge=0)
+    """Leave out tracks that are shorter."""
     max_length_sec: float | None = Field(None, gt=0)
+    """Leave out tracks that are longer."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What an unreadable file does: stop with its name, or give way to the next track with a warning."""
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> PreEncodedDataset:

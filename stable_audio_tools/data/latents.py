@@ -1,0 +1,380 @@
+"""Crops of stored latents, each a function of (seed, epoch, row) alone, like those of recordings."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stable_audio_tools.data.index import FILELIST, Track, TrackIndex
+from stable_audio_tools.data.latent_files import DETAILS, crop_of, read_details, read_latents, read_record
+from stable_audio_tools.data.local import TrackDataset
+from stable_audio_tools.data.metadata import resolve_module_path
+from stable_audio_tools.data.paths import find_path, normalise_path, read_path_list
+from stable_audio_tools.data.sample import Info
+from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.runtime.progress import track as progress
+from stable_audio_tools.runtime.progress import warn
+from stable_audio_tools.runtime.seeds import generator
+from stable_audio_tools.schema.dataset import LatentDirectory, PreEncodedDataset
+
+# So many small files take some seconds to read; below it a progress bar only flickers.
+_WORTH_A_BAR = 20_000
+
+
+@dataclass(frozen=True)
+class LatentTrack(Track):
+    """A track as latents: one crop of it or several, of which ``path`` is the first.
+
+    Attributes:
+        crops: the files, in the order of their numbers; epoch e takes number e modulo how many there are.
+        crop_length: latents in a sample; None takes a crop as it is stored.
+        frame_samples: audio samples per latent, or None where the folder does not say.
+        silence: the latent of silence, a number per channel, for what is padded; empty pads with zeros.
+    """
+
+    crops: tuple[Path, ...] = ()
+    crop_length: int | None = None
+    frame_samples: int | None = None
+    silence: tuple[float, ...] = ()
+
+
+class LatentDataset(TrackDataset):
+    """Stored latents as crops of one length.
+
+    Where several crops of a track are stored, each epoch takes the next, as training on the recordings would
+    have done: number k is what it takes in epoch k.
+
+    Each sample is ``(latents, info)``: latents float32 ``(C, L)``, or codes int64 ``(Q, L)``, and the dict
+    that was stored, brought up to date for the crop: ``padding_mask`` ``(L,)``, 1 is audio;
+    ``seconds_start``, ``offset_seconds`` and ``timestamps`` of the crop; besides ``latent_filename``,
+    ``latent_crop_start`` and ``latent_crop_length``. Latents shorter than the crop are padded at the end with silence. A metadata
+    function is called as ``get_custom_metadata(info, None)``; ``__replace__`` replaces the latents.
+
+    Args:
+        index: of :class:`LatentTrack`.
+        random_crop: crop anywhere in what is not padding; otherwise from the start.
+        seed: of the crops.
+        on_error: see :class:`~stable_audio_tools.data.local.TrackDataset`.
+    """
+
+    def __init__(
+        self,
+        index: TrackIndex,
+        *,
+        random_crop: bool = False,
+        seed: int = 42,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        super().__init__(index, seed=seed, on_error=on_error)
+        self.random_crop = random_crop
+
+    @classmethod
+    def from_config(
+        cls,
+        config: PreEncodedDataset,
+        *,
+        sample_size: int,
+        sample_rate: int,
+        seed: int = 42,
+        base_dir: Path | None = None,
+        random_crop: bool | None = None,
+    ) -> LatentDataset:
+        """The latents of ``config`` for a model of ``sample_size`` samples at ``sample_rate`` Hz.
+
+        Without a ``latent_crop_length`` crops are taken as they are stored, or, where their lengths differ,
+        as long as the model's window.
+
+        Raises:
+            DataError: see :func:`latent_index`; or the latents are of another sample rate.
+            ConfigError: lengths differ, and the folder does not say how long a latent is.
+        """
+        index = latent_index(config, sample_size=sample_size, sample_rate=sample_rate, base_dir=base_dir)
+        crops = config.random_crop if random_crop is None else random_crop
+        return cls(index, random_crop=crops, seed=seed, on_error=config.on_error)
+
+    def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
+        assert isinstance(track, LatentTrack)
+        path = track.crops[epoch % len(track.crops)]
+        info = read_record(path)
+        mask = _stored_mask(path, info)
+        real, length = _real_length(mask), track.crop_length or len(mask)
+        start = 0
+        if self.random_crop:
+            draws = generator("crop", self.seed, epoch, track.index)
+            start = int(torch.randint(max(0, real - length) + 1, (), generator=draws))
+        latents = read_latents(path, start, length)
+        if latents.shape[-1] != len(mask[start : start + length]):
+            raise DataError(
+                f"{path}: its padding_mask of {len(mask)} does not fit its length; encode it again"
+            )
+        info |= {
+            "index": track.index,
+            "sample_id": track.sample_id,
+            "dataset_id": track.dataset_id,
+            "latent_filename": str(path),
+            "latent_crop_start": start,
+            "latent_crop_length": length,
+            "padding_mask": F.pad(mask[start : start + length], (0, length - latents.shape[-1])),
+            **_place(path, info, start, length, track.frame_samples),
+        }
+        extra = self._known(track, info, None)
+        if extra is None:
+            return None
+        if "__audio__" in extra:
+            raise DataError(
+                f"{track.metadata_module}: returned __audio__ for {path}, which holds latents;"
+                " return __replace__ with latents (C, L)"
+            )
+        latents = self._replaced(extra.pop("__replace__", None), latents, track)
+        return _padded(latents, length, track.silence), {**info, **extra}
+
+    def _replaced(self, replacement: Any, latents: Tensor, track: LatentTrack) -> Tensor:
+        if replacement is None:
+            return latents
+        found = replacement.shape if isinstance(replacement, Tensor) else type(replacement).__name__
+        if not isinstance(replacement, Tensor) or replacement.shape != latents.shape:
+            raise DataError(
+                f"{track.metadata_module}: __replace__ for {track.path} is {found}, expected latents of the"
+                f" shape {tuple(latents.shape)}"
+            )
+        return replacement.to(latents.dtype)
+
+
+def latent_index(
+    config: PreEncodedDataset, *, sample_size: int, sample_rate: int, base_dir: Path | None = None
+) -> TrackIndex:
+    """The tracks that ``config`` names, in the order in which they were encoded.
+
+    Crops of one track are one row, so that row i is track i of the index that was encoded, less what could
+    not be read. What is shorter or longer than the config allows is left out.
+
+    Raises:
+        DataError: a folder, a latent's JSON or a metadata module is missing, the sample rate is another, or
+            nothing is left.
+        ConfigError: see :meth:`LatentDataset.from_config`.
+    """
+    tracks: list[LatentTrack] = []
+    lengths: list[int] = []
+    left_out = 0
+    for entry in config.datasets:
+        found = _list_latents(entry, config, base_dir)
+        kept = [row for row in found if _is_wanted(row.seconds_total, config)]
+        left_out += len(found) - len(kept)
+        rates = {row.sample_rate for row in kept} - {None, sample_rate}
+        if rates:
+            raise DataError(
+                f"dataset {entry.id!r}: latents of audio at {min(rates, key=str)} Hz, but the model is for"
+                f" {sample_rate} Hz; encode the recordings with its own autoencoder"
+            )
+        tracks += [row.track for row in kept]
+        lengths += [length for row in kept if row.track.crop_length is None for length in row.lengths]
+    if not tracks:
+        folders = ", ".join(entry.path for entry in config.datasets)
+        why = "min_length_sec and max_length_sec leave none of" if left_out else "no latents in"
+        raise DataError(f"{why} {folders}; expected .{_suffix(config)} files with .json beside them")
+    if left_out:
+        warn(f"{left_out} tracks are shorter or longer than min_length_sec and max_length_sec allow")
+    return TrackIndex(_of_one_length(tracks, lengths, sample_size))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A track, and what decides whether and how it is taken."""
+
+    track: LatentTrack
+    lengths: tuple[int, ...]
+    seconds_total: float | None
+    sample_rate: int | None
+
+
+def _list_latents(entry: LatentDirectory, config: PreEncodedDataset, base_dir: Path | None) -> list[_Row]:
+    root, tried = find_path(entry.path, base_dir)
+    if root is None or not root.is_dir():
+        places = " or ".join(str(place) for place in tried)
+        what = "is not a folder" if root is not None else "does not exist"
+        raise DataError(f"dataset {entry.id!r}: path {entry.path!r} {what}; looked for {places}")
+    root = root.absolute()
+    module = entry.custom_metadata_module
+    if module is not None:
+        module = str(resolve_module_path(module, base_dir))
+    details = read_details(root)
+    names = _names(root, _suffix(config))
+    listed = progress(names, f"latents of {entry.id}") if len(names) > _WORTH_A_BAR else names
+    groups: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
+    for name in listed:
+        record = read_record(root / name)
+        groups.setdefault(_row_of(name, record), []).append((name, record))
+    _warn_if_unfinished(entry, root, details, sum(map(len, groups.values())))
+    in_order = sorted(groups, key=_sorting)
+    return [_row(root, entry, config, module, details, groups[key]) for key in in_order]
+
+
+def _names(root: Path, suffix: str) -> list[str]:
+    """Relative paths of the latents under ``root``, or those that its ``filelist.txt`` names; sorted."""
+    filelist = root / FILELIST
+    if filelist.is_file():
+        listed = [normalise_path(line, root) for line in read_path_list(filelist)]
+        missing = [name for name in listed if name is None or not (root / name).is_file()]
+        if missing:
+            raise DataError(f"{filelist}: {len(missing)} of {len(listed)} files are not in this folder")
+        return sorted({name for name in listed if name is not None})
+    names = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(folder).relative_to(root)
+        names += [
+            (inside / name).as_posix()
+            for name in files
+            if name.endswith(f".{suffix}") and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def _row_of(name: str, record: dict[str, Any]) -> tuple[Any, ...]:
+    """What the crops of one track share; files of others are tracks each."""
+    row, sample_id = record.get("index"), record.get("sample_id")
+    if isinstance(row, int) and isinstance(sample_id, str) and "crop" in record:
+        return (0, row, sample_id)
+    crop = crop_of(Path(name))
+    return (1, -1 if crop is None else crop.row, -1 if crop is None else crop.number, name)
+
+
+def _sorting(key: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(f"{part:020d}" if isinstance(part, int) else part for part in key)
+
+
+def _row(
+    root: Path,
+    entry: LatentDirectory,
+    config: PreEncodedDataset,
+    module: str | None,
+    details: dict[str, Any],
+    members: Sequence[tuple[str, dict[str, Any]]],
+) -> _Row:
+    crops = sorted(members, key=lambda member: (member[1].get("crop", 0), member[0]))
+    name, record = crops[0]
+    lengths = tuple(len(_stored_mask(root / name, record)) for name, record in crops)
+    facts = details.get("latents") or {}
+    track = LatentTrack(
+        -1,
+        str(record.get("sample_id", f"{entry.id}/{name}")),
+        root / name,
+        name,
+        root,
+        str(record.get("dataset_id", entry.id)),
+        module,
+        crops=tuple(root / name for name, _ in crops),
+        crop_length=entry.latent_crop_length or config.latent_crop_length,
+        frame_samples=facts.get("downsampling_ratio") or _guessed_ratio(details, lengths[0]),
+        silence=tuple(facts.get("silence") or ()),
+    )
+    return _Row(track, lengths, record.get("seconds_total"), record.get("sample_rate"))
+
+
+def _guessed_ratio(details: dict[str, Any], length: int) -> int | None:
+    """Audio samples per latent in a folder of the public package, where every crop is as long."""
+    size = details.get("sample_size")
+    if not isinstance(size, int) or size < 1 or length < 1 or size % length:
+        return None
+    return size // length
+
+
+def _warn_if_unfinished(entry: LatentDirectory, root: Path, details: dict[str, Any], found: int) -> None:
+    expected = (details.get("latents") or {}).get("count")
+    if isinstance(expected, int) and found < expected and (root / DETAILS).is_file():
+        warn(
+            f"dataset {entry.id!r}: {found} of {expected} crops are stored; the command that encodes goes on"
+            f" where it stopped, and {root} lists what it could not read"
+        )
+
+
+def _is_wanted(seconds: float | None, config: PreEncodedDataset) -> bool:
+    if seconds is None:
+        return True
+    shortest, longest = config.min_length_sec or 0.0, config.max_length_sec or math.inf
+    return shortest <= seconds <= longest
+
+
+def _of_one_length(tracks: list[LatentTrack], lengths: list[int], sample_size: int) -> list[LatentTrack]:
+    """The tracks, each with a length to take: batches hold one."""
+    if len(set(lengths)) > 1:
+        tracks = [
+            track
+            if track.crop_length is not None
+            else replace(track, crop_length=_window(track, lengths, sample_size))
+            for track in tracks
+        ]
+    return tracks
+
+
+def _window(track: LatentTrack, lengths: list[int], sample_size: int) -> int:
+    if track.frame_samples is None:
+        raise ConfigError(
+            f"latent_crop_length: missing; the latents in {track.root} are {min(lengths)} to {max(lengths)}"
+            " long, and a batch holds one length"
+        )
+    return -(-sample_size // track.frame_samples)
+
+
+def _stored_mask(path: Path, record: dict[str, Any]) -> Tensor:
+    """The mask ``(L,)`` that was stored; without one nothing is padding."""
+    mask = record.get("padding_mask")
+    if mask is None:
+        return torch.ones(read_latents(path).shape[-1])
+    if not isinstance(mask, list) or not mask:
+        raise DataError(f"{path.with_suffix('.json')}: padding_mask must be a list of 0 and 1")
+    return torch.tensor(mask, dtype=torch.float32)
+
+
+def _real_length(mask: Tensor) -> int:
+    """Where the last latent ends that is not padding."""
+    real = mask.nonzero()
+    return int(real[-1]) + 1 if len(real) else 0
+
+
+def _place(
+    path: Path, record: dict[str, Any], start: int, length: int, frame_samples: int | None
+) -> dict[str, Any]:
+    """Where in the recording a crop is that begins ``start`` latents into the stored one.
+
+    Raises:
+        DataError: nothing says how long a latent is.
+    """
+    rate = record.get("sample_rate")
+    if frame_samples is None or rate is None:
+        if start == 0:
+            return {}
+        raise DataError(
+            f"{path}: a crop {start} latents into it cannot be placed in seconds, since neither {DETAILS} nor"
+            " its JSON says how long a latent is; set random_crop to false, or encode it again"
+        )
+    before = record.get("offset_seconds", record.get("seconds_start", 0))
+    offset = round(before * rate) + start * frame_samples
+    place = {"seconds_start": offset // rate, "offset_seconds": offset / rate}
+    total = record.get("duration_seconds", record.get("seconds_total"))
+    if total:
+        end = offset / rate + length * frame_samples / rate
+        place["timestamps"] = (min(1.0, offset / rate / total), min(1.0, end / total))
+    return place
+
+
+def _padded(latents: Tensor, length: int, silence: Sequence[float]) -> Tensor:
+    missing = length - latents.shape[-1]
+    if missing <= 0:
+        return latents
+    quiet = torch.zeros(len(latents), dtype=latents.dtype)
+    if len(silence) == len(latents):
+        quiet = torch.tensor(silence).to(latents.dtype)
+    return torch.cat([latents, quiet[:, None].expand(-1, missing)], dim=1)
+
+
+def _suffix(config: PreEncodedDataset) -> str:
+    return config.latent_extension.removeprefix(".")
