@@ -29,6 +29,13 @@ JOBS = {
     "demo": Job(
         "demo", "demo", "The whole chain on a built-in catalogue; nothing to download.", "Start here"
     ),
+    "download-jamendo": Job(
+        "download", "jamendo", "Get tracks of MTG-Jamendo, verified, with tables and licences.", "Data"
+    ),
+    "download-song-describer": Job(
+        "download", "song_describer", "Get the Song Describer evaluation set, verified.", "Data"
+    ),
+    "data": Job("data", "app", "Check what a dataset holds, and keep evaluation out of it.", "Data"),
     "config": Job("config", "app", "Check configs and print their JSON Schema.", "Data"),
     "dedup": Job(
         "dedup", "dedup", "Find duplicate tracks and write the list that training leaves out.", "Data"

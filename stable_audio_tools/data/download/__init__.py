@@ -1,0 +1,1 @@
+"""Getting public catalogues: mirrors, resumed and verified transfers, archives, and what to choose."""
