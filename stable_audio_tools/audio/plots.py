@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ _DPI = 100
 _RANGE_DB = 80.0
 _TICKS_HZ = (100, 500, 1000, 2000, 5000, 10000, 20000)
 _GREY = "#555555"
+_BAR = "#3e63dd"
 
 
 def spectrogram_png(
@@ -99,6 +101,33 @@ def lines_png(
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:
         axes.legend(fontsize=7, frameon=False)
+    _finish(axes, title)
+    return _png(figure)
+
+
+def histogram_png(
+    values: Sequence[float],
+    *,
+    title: str | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    bins: int = 40,
+    width_px: int = 640,
+    height_px: int = 240,
+) -> bytes:
+    """How often values are in each of ``bins`` steps between the smallest and the largest.
+
+    Raises:
+        UsageError: there are no values, or one is not finite.
+    """
+    if not values or not all(math.isfinite(value) for value in values):
+        raise UsageError(f"a histogram needs finite values, found {len(values)} with {list(values)[:3]}")
+    figure = _figure(width_px, height_px)
+    axes = figure.add_subplot()
+    axes.hist(list(values), bins=bins, color=_BAR)
+    axes.set_xlabel(xlabel, fontsize=8, color=_GREY)
+    axes.set_ylabel(ylabel, fontsize=8, color=_GREY)
+    axes.spines[["top", "right"]].set_visible(False)
     _finish(axes, title)
     return _png(figure)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stable_audio_tools.errors import DataError
@@ -76,11 +76,42 @@ def read_path_list(path: Path) -> list[str]:
 def write_path_list(path: Path, names: Iterable[str], comments: Sequence[str] = ()) -> None:
     """Write ``names`` so that :func:`read_path_list` gives them back, under ``comments``; in one step."""
     lines = [f"# {comment}" for comment in comments]
-    lines += [json.dumps(name) if _needs_quotes(name) else name for name in names]
+    lines += [_line(name) for name in names]
     with atomic_path(path) as temporary:
         temporary.write_bytes(
             "".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape")
         )
+
+
+def append_path_list(path: Path, groups: Mapping[str, Sequence[str]]) -> int:
+    """Add names to a list, each group under its comment; what it holds, comments and all, stays as it is.
+
+    A name that is there already is not added again. The file is written in one step, and made if there is
+    something to add or none yet. Returns how many names were added.
+
+    Raises:
+        DataError: there is a file, and :func:`read_path_list` cannot read it.
+    """
+    known = set(read_path_list(path)) if path.exists() else set()
+    before = path.read_bytes() if path.exists() else b""
+    if before and not before.endswith(b"\n"):
+        before += b"\n"
+    lines: list[str] = []
+    added = 0
+    for comment, names in groups.items():
+        new = [name for name in dict.fromkeys(names) if name not in known]
+        known.update(new)
+        added += len(new)
+        lines += [f"# {comment}", *map(_line, new)] if new else []
+    if lines or not path.exists():
+        with atomic_path(path) as temporary:
+            text = "".join(f"{line}\n" for line in lines)
+            temporary.write_bytes(before + text.encode("utf-8", errors="surrogateescape"))
+    return added
+
+
+def _line(name: str) -> str:
+    return json.dumps(name) if _needs_quotes(name) else name
 
 
 def _needs_quotes(name: str) -> bool:
