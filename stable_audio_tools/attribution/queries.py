@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stable_audio_tools.data.index import Track, TrackIndex, audio_dir
 from stable_audio_tools.data.prompts import prompt_for_clip
@@ -41,18 +41,20 @@ class TrackSource:
         return self if count is None else replace(self, index=TrackIndex(self.index[:count]))
 
     def stamp(self) -> str:
-        """A hash of what the rows are: names, sizes, metadata modules, reading, and the clips' prompts."""
+        """A hash of what the rows are: names, sizes, metadata modules, reading, captions and prompts."""
         modules = sorted({track.metadata_module for track in self.index if track.metadata_module is not None})
         prompts = [prompt_for_clip(track.path) for track in self.index if _asks_its_clip(track)]
+        described = [_described(track, self.on_error) for track in self.index if track.description.sources]
         hashes = [sha256_file(module) for module in modules]
-        return hash_json([self.index.hash, hashes, prompts, self.volume_norm])
+        return hash_json([self.index.hash, hashes, prompts, described, self.volume_norm])
 
 
 def query_source(source: str | Path) -> TrackSource:
     """The clips in a folder, or those of a dataset config (``.json``), each with a way to its prompt.
 
     A clip with a sidecar or tags of ours is conditioned on what those say. Another takes what the config's
-    metadata module says, or, where there is none, its line in ``prompts.csv`` in its folder.
+    metadata module says, or, where there is none, its caption (of a manifest, ``.json`` or ``.txt``), or its
+    line in ``prompts.csv`` in its folder.
 
     Raises:
         DataError: the source is missing or holds no audio, or a clip's prompt is not known; names the file.
@@ -79,7 +81,7 @@ def train_source(path: str | Path) -> TrackSource:
 def _with_prompts(config: DatasetConfig, base_dir: Path | None) -> TrackSource:
     tracks = [
         replace(track, metadata_module=str(GENERATED_METADATA))
-        if track.metadata_module is None or read_sidecar(track.path) is not None
+        if (track.metadata_module is None and not _has_caption(track)) or read_sidecar(track.path) is not None
         else track
         for track in TrackIndex.from_config(config, base_dir=base_dir)
     ]
@@ -87,6 +89,24 @@ def _with_prompts(config: DatasetConfig, base_dir: Path | None) -> TrackSource:
         if _asks_its_clip(track):
             prompt_for_clip(track.path)  # before an hour of work, not after
     return TrackSource(TrackIndex(tracks), volume_norm=audio_dir(config).volume_norm)
+
+
+def _has_caption(track: Track) -> bool:
+    """Whether somebody wrote a prompt for it: one made of tags does not go before ``prompts.csv``."""
+    written = replace(track.description, sources=tuple(s for s in track.description.sources if s != "tags"))
+    return track.description.prompts is not None or "prompt" in written.known(track.path, track.relpath)
+
+
+def _described(track: Track, on_error: str) -> list[Any]:
+    """What is known of the track without a module, and the templates that make a prompt of it."""
+    prompts = track.description.prompts
+    try:
+        known = track.description.known(track.path, track.relpath)
+    except DataError as error:
+        if on_error == "raise":
+            raise
+        known = {"error": str(error)}
+    return [known, None if prompts is None else prompts.model_dump()]
 
 
 def _asks_its_clip(track: Track) -> bool:

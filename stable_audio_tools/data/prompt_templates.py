@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -74,16 +73,17 @@ def _write(
     parts = _parts(template.text)
     if any(_is_unknown(fields.get(name)) for name in _required(parts)):
         return ""
-    written = [
-        "".join(
-            _value(fields[piece.name], piece, config, draws) if isinstance(piece, Known) else piece.text
-            for piece in part.pieces
-        )
-        for part in parts
-        if not part.optional or _is_kept(part, config, fields, draws)
-    ]
-    text = re.sub(r"\s+", " ", "".join(written)).lstrip(_LOOSE_START).rstrip(_LOOSE_END)
-    return re.sub(r"(?<!\.)\.\.(?!\.)", ".", text)  # a title such as "Mr." at the end of a sentence
+    kept = [not part.optional or _is_kept(part, config, fields, draws) for part in parts]
+    text = ""
+    for part, stays in zip(parts, kept, strict=True):
+        for piece in part.pieces if stays else ():
+            words = (
+                _value(fields[piece.name], piece, config, draws) if isinstance(piece, Known) else piece.text
+            )
+            text += words[1:] if text.endswith(".") and words.startswith(".") else words  # "Title: Mr.."
+    text = " ".join(text.split())
+    text = text if kept[0] else text.lstrip(_LOOSE_START)
+    return text if kept[-1] else text.rstrip(_LOOSE_END)
 
 
 def _is_kept(
