@@ -80,7 +80,8 @@ class MultiConditioner(nn.Module):
         if key not in item and (fallback is None or fallback not in item):
             tried = repr(key) if fallback is None else f"{key!r} or its default {fallback!r}"
             present = ", ".join(sorted(map(str, item))) or "nothing"
-            raise DataError(f"conditioning: item {position} has no {tried}; it has: {present}")
+            track = f"; it is {item['path']}" if "path" in item else ""
+            raise DataError(f"conditioning: item {position} has no {tried}; it has: {present}{track}")
         value = item[key] if key in item else item[fallback]  # type: ignore[index]
         return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
