@@ -16,7 +16,8 @@ from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore, Stamp
 from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.data.dataset import make_loader
-from stable_audio_tools.data.local import LocalDataset
+from stable_audio_tools.data.latents import LatentDataset
+from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import SampleKey
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.adapters.lora import adapted_layers
@@ -91,7 +92,8 @@ def extract_features(
         raise UsageError(f"batch_size must be at least 1, found {batch_size}")
     model.eval()
     index = source.index
-    task, gradients = DiffusionTask(model, settings), gradient_features(model, settings)
+    task = DiffusionTask(model, settings, stored=source.stored)
+    gradients = gradient_features(model, settings)
     store = FeatureStore.create(
         store_dir,
         sample_ids=[entry.sample_id for entry in index],
@@ -155,7 +157,16 @@ def exact_float32(enabled: bool = True) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> LocalDataset:
+def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:
+    if source.stored:
+        return LatentDataset(
+            source.index,
+            sample_size=model.config.sample_size,
+            sample_rate=model.config.sample_rate,
+            random_crop=settings.random_crop,
+            seed=settings.seed,
+            on_error=source.on_error,
+        )
     pretransform = model.pretransform
     return LocalDataset(
         source.index,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stable_audio_tools.data.index import Track, TrackIndex, audio_dir
+from stable_audio_tools.data.latents import latent_index
 from stable_audio_tools.data.prompts import prompt_for_clip
 from stable_audio_tools.data.sidecars import read_sidecar
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import hash_json, sha256_file
-from stable_audio_tools.schema.dataset import DatasetConfig
+from stable_audio_tools.schema.dataset import DatasetConfig, PreEncodedDataset
 from stable_audio_tools.schema.reader import parse_dataset_config, read_dataset_config
 
 GENERATED_METADATA = (
@@ -30,11 +31,13 @@ class TrackSource:
         index: the tracks.
         on_error: what an unreadable file does; ``skip`` leaves its row zero, since training skipped it too.
         volume_norm: whether crops are brought to one loudness, as in training.
+        stored: the tracks are stored latents.
     """
 
     index: TrackIndex
     on_error: Literal["raise", "skip"] = "raise"
     volume_norm: bool = False
+    stored: bool = False
 
     def first(self, count: int | None) -> TrackSource:
         """The first ``count`` tracks, or all for None."""
@@ -73,7 +76,10 @@ def query_source(source: str | Path) -> TrackSource:
 def train_source(path: str | Path) -> TrackSource:
     """The tracks of a dataset config as training lists and reads them, without those on the exclude list."""
     path = Path(path)
-    config = audio_dir(read_dataset_config(path))
+    config = read_dataset_config(path)
+    if isinstance(config, PreEncodedDataset):
+        return TrackSource(latent_index(config, path.parent), config.on_error, stored=True)
+    config = audio_dir(config)
     index = TrackIndex.from_config(config, base_dir=path.parent)
     return TrackSource(index, config.on_error, config.volume_norm)
 

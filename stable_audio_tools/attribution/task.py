@@ -13,11 +13,11 @@ from torch import Tensor
 from stable_audio_tools.attribution.measurements import MEASUREMENTS
 from stable_audio_tools.attribution.schedule import timesteps
 from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.data.latent_files import latent_mask
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.objectives import get_objective
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.seeds import generator
-from stable_audio_tools.training.loss import latent_mask
 
 Conditioning = Mapping[str, tuple[Tensor, Tensor]]
 """Embeddings (B, S, D) and mask (B, S) by conditioning id."""
@@ -57,10 +57,12 @@ class DiffusionTask:
     Args:
         model: a ``ConditionedDiffusionModelWrapper``.
         settings: measurement, timesteps, noise.
+        stored: what comes in is stored latents.
     """
 
-    def __init__(self, model: Any, settings: FeatureSettings) -> None:
+    def __init__(self, model: Any, settings: FeatureSettings, stored: bool = False) -> None:
         self.model = model
+        self.stored = stored
         self.settings = settings
         self.objective = get_objective(model.diffusion_objective)
         self.times = timesteps(settings.t_strategy, settings.K, settings.num_train_steps)
@@ -68,7 +70,7 @@ class DiffusionTask:
         self.passes = [self._pass(k) for k in range(settings.K)]
 
     def prepare(self, audio: Tensor, infos: Sequence[Mapping[str, Any]]) -> LatentBatch:
-        """Encode audio (B, C, T) and condition on its metadata.
+        """Encode audio (B, C, T), or take stored latents, and condition on the metadata.
 
         One sample at a time: a text encoder in half precision rounds differently beside longer prompts. The
         bottleneck's draw is shared or per track like the noise, so a copy has the latents of its original.
@@ -96,6 +98,8 @@ class DiffusionTask:
         if self.model.pretransform is None:
             return audio
         draw = generator("attribution-encode", self.settings.e_seed, *self._own(sample_id))
+        if self.stored:
+            return self.model.pretransform.read_stored(audio, [draw])
         return self.model.pretransform.encode(audio, generator=[draw])
 
     def _own(self, sample_id: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stable_audio_tools.data.index import TrackIndex
-from stable_audio_tools.data.latents import LatentDataset
+from stable_audio_tools.data.latents import LatentDataset, latent_index
 from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import Info, SampleKey, collate
 from stable_audio_tools.errors import DataError, StableAudioError
@@ -199,12 +199,13 @@ def _of_latents(
     seed: int,
     **_: Any,
 ) -> TrackDataset:
-    return LatentDataset.from_config(
-        config,
-        base_dir=base_dir,
+    return LatentDataset(
+        latent_index(config, base_dir),
         sample_size=window.sample_size,
         sample_rate=window.sample_rate,
+        random_crop=config.random_crop,
         seed=seed,
+        on_error=config.on_error,
     )
 
 
@@ -267,6 +268,7 @@ def create_dataloader_from_config(
     make = DATASETS.get(type(config))
     if make is None:
         raise not_built(config, DATASETS, "", "dataset_type")
+    assert isinstance(config, AudioDirDataset | PreEncodedDataset)
     window = Window(sample_size, sample_rate, audio_channels)
     dataset = make(
         config, window, base_dir=base_dir, seed=seed, shuffle=shuffle, apply_excludes=apply_excludes

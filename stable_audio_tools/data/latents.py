@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,13 +35,19 @@ class LatentTrack(Track):
 
     Attributes:
         crops: the files, in the order of their numbers; epoch e takes number e modulo how many there are.
-        crop_length: latents in a sample; None takes a crop as it is stored.
-        frame_samples: audio samples per latent, or None where the folder does not say.
+        lengths: of the crops, in latents.
+        crop_length: latents in a sample, as the config says; None takes a crop as it is stored.
+        seconds_total: length of the recording, or None where nothing says it.
+        sample_rate: of the recording as it was encoded, in Hz, or None.
+        frame_samples: audio samples per latent, or None.
         silence: the latent of silence, a number per channel, for what is padded; empty pads with zeros.
     """
 
     crops: tuple[Path, ...] = ()
+    lengths: tuple[int, ...] = ()
     crop_length: int | None = None
+    seconds_total: float | None = None
+    sample_rate: int | None = None
     frame_samples: int | None = None
     silence: tuple[float, ...] = ()
 
@@ -55,50 +61,40 @@ class LatentDataset(TrackDataset):
     Each sample is ``(latents, info)``: latents float32 ``(C, L)``, or codes int64 ``(Q, L)``, and the dict
     that was stored, brought up to date for the crop: ``padding_mask`` ``(L,)``, 1 is audio;
     ``seconds_start``, ``offset_seconds`` and ``timestamps`` of the crop; besides ``latent_filename``,
-    ``latent_crop_start`` and ``latent_crop_length``. Latents shorter than the crop are padded at the end with silence. A metadata
-    function is called as ``get_custom_metadata(info, None)``; ``__replace__`` replaces the latents.
+    ``latent_crop_start`` and ``latent_crop_length``. Latents shorter than the crop are padded at the end with
+    silence. A metadata function is called as ``get_custom_metadata(info, None)``; ``__replace__`` replaces
+    the latents.
+
+    Without a ``latent_crop_length`` crops are taken as they are stored, or, where their lengths differ, as
+    long as the model's window, since a batch holds one length.
 
     Args:
-        index: of :class:`LatentTrack`.
+        index: of :class:`LatentTrack`, see :func:`latent_index`.
+        sample_size: window of the model, in audio samples.
+        sample_rate: of its audio, in Hz.
         random_crop: crop anywhere in what is not padding; otherwise from the start.
         seed: of the crops.
         on_error: see :class:`~stable_audio_tools.data.local.TrackDataset`.
+
+    Raises:
+        DataError: the latents are of another sample rate.
+        ConfigError: their lengths differ, and nothing says how long a latent is.
     """
 
     def __init__(
         self,
         index: TrackIndex,
         *,
+        sample_size: int,
+        sample_rate: int,
         random_crop: bool = False,
         seed: int = 42,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        super().__init__(index, seed=seed, on_error=on_error)
+        tracks = [track for track in index if isinstance(track, LatentTrack)]
+        _check_rate(tracks, sample_rate)
+        super().__init__(TrackIndex(_of_one_length(tracks, sample_size)), seed=seed, on_error=on_error)
         self.random_crop = random_crop
-
-    @classmethod
-    def from_config(
-        cls,
-        config: PreEncodedDataset,
-        *,
-        sample_size: int,
-        sample_rate: int,
-        seed: int = 42,
-        base_dir: Path | None = None,
-        random_crop: bool | None = None,
-    ) -> LatentDataset:
-        """The latents of ``config`` for a model of ``sample_size`` samples at ``sample_rate`` Hz.
-
-        Without a ``latent_crop_length`` crops are taken as they are stored, or, where their lengths differ,
-        as long as the model's window.
-
-        Raises:
-            DataError: see :func:`latent_index`; or the latents are of another sample rate.
-            ConfigError: lengths differ, and the folder does not say how long a latent is.
-        """
-        index = latent_index(config, sample_size=sample_size, sample_rate=sample_rate, base_dir=base_dir)
-        crops = config.random_crop if random_crop is None else random_crop
-        return cls(index, random_crop=crops, seed=seed, on_error=config.on_error)
 
     def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
         assert isinstance(track, LatentTrack)
@@ -148,54 +144,32 @@ class LatentDataset(TrackDataset):
         return replacement.to(latents.dtype)
 
 
-def latent_index(
-    config: PreEncodedDataset, *, sample_size: int, sample_rate: int, base_dir: Path | None = None
-) -> TrackIndex:
+def latent_index(config: PreEncodedDataset, base_dir: Path | None = None) -> TrackIndex:
     """The tracks that ``config`` names, in the order in which they were encoded.
 
     Crops of one track are one row, so that row i is track i of the index that was encoded, less what could
     not be read. What is shorter or longer than the config allows is left out.
 
     Raises:
-        DataError: a folder, a latent's JSON or a metadata module is missing, the sample rate is another, or
-            nothing is left.
-        ConfigError: see :meth:`LatentDataset.from_config`.
+        DataError: a folder, a latent's JSON or a metadata module is missing, or nothing is left.
     """
-    tracks: list[LatentTrack] = []
-    lengths: list[int] = []
-    left_out = 0
-    for entry in config.datasets:
-        found = _list_latents(entry, config, base_dir)
-        kept = [row for row in found if _is_wanted(row.seconds_total, config)]
-        left_out += len(found) - len(kept)
-        rates = {row.sample_rate for row in kept} - {None, sample_rate}
-        if rates:
-            raise DataError(
-                f"dataset {entry.id!r}: latents of audio at {min(rates, key=str)} Hz, but the model is for"
-                f" {sample_rate} Hz; encode the recordings with its own autoencoder"
-            )
-        tracks += [row.track for row in kept]
-        lengths += [length for row in kept if row.track.crop_length is None for length in row.lengths]
+    found = [track for entry in config.datasets for track in _list_latents(entry, config, base_dir)]
+    tracks = [track for track in found if _is_wanted(track.seconds_total, config)]
+    left_out = len(found) - len(tracks)
     if not tracks:
         folders = ", ".join(entry.path for entry in config.datasets)
-        why = "min_length_sec and max_length_sec leave none of" if left_out else "no latents in"
-        raise DataError(f"{why} {folders}; expected .{_suffix(config)} files with .json beside them")
+        why = (
+            f"min_length_sec and max_length_sec leave out all {left_out} tracks" if left_out else "no latents"
+        )
+        raise DataError(f"{why} in {folders}; expected .{_suffix(config)} files with .json beside them")
     if left_out:
         warn(f"{left_out} tracks are shorter or longer than min_length_sec and max_length_sec allow")
-    return TrackIndex(_of_one_length(tracks, lengths, sample_size))
+    return TrackIndex(tracks)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A track, and what decides whether and how it is taken."""
-
-    track: LatentTrack
-    lengths: tuple[int, ...]
-    seconds_total: float | None
-    sample_rate: int | None
-
-
-def _list_latents(entry: LatentDirectory, config: PreEncodedDataset, base_dir: Path | None) -> list[_Row]:
+def _list_latents(
+    entry: LatentDirectory, config: PreEncodedDataset, base_dir: Path | None
+) -> list[LatentTrack]:
     root, tried = find_path(entry.path, base_dir)
     if root is None or not root.is_dir():
         places = " or ".join(str(place) for place in tried)
@@ -208,13 +182,14 @@ def _list_latents(entry: LatentDirectory, config: PreEncodedDataset, base_dir: P
     details = read_details(root)
     names = _names(root, _suffix(config))
     listed = progress(names, f"latents of {entry.id}") if len(names) > _WORTH_A_BAR else names
-    groups: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
+    groups: dict[tuple[int, int, int, str], list[tuple[str, dict[str, Any]]]] = {}
     for name in listed:
         record = read_record(root / name)
         groups.setdefault(_row_of(name, record), []).append((name, record))
-    _warn_if_unfinished(entry, root, details, sum(map(len, groups.values())))
-    in_order = sorted(groups, key=_sorting)
-    return [_row(root, entry, config, module, details, groups[key]) for key in in_order]
+    _warn_if_unfinished(entry, root, details, len(names))
+    rows = [_track(root, entry, module, details, groups[key]) for key in sorted(groups)]
+    length = entry.latent_crop_length or config.latent_crop_length
+    return [replace(track, crop_length=length) for track in rows]
 
 
 def _names(root: Path, suffix: str) -> list[str]:
@@ -238,32 +213,27 @@ def _names(root: Path, suffix: str) -> list[str]:
     return sorted(names)
 
 
-def _row_of(name: str, record: dict[str, Any]) -> tuple[Any, ...]:
-    """What the crops of one track share; files of others are tracks each."""
+def _row_of(name: str, record: dict[str, Any]) -> tuple[int, int, int, str]:
+    """What the crops of one track share, and tracks are sorted by; a file of others is a track of its own."""
     row, sample_id = record.get("index"), record.get("sample_id")
     if isinstance(row, int) and isinstance(sample_id, str) and "crop" in record:
-        return (0, row, sample_id)
+        return (0, row, 0, sample_id)
     crop = crop_of(Path(name))
-    return (1, -1 if crop is None else crop.row, -1 if crop is None else crop.number, name)
+    return (1, 0, 0, name) if crop is None else (1, *crop, name)
 
 
-def _sorting(key: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(f"{part:020d}" if isinstance(part, int) else part for part in key)
-
-
-def _row(
+def _track(
     root: Path,
     entry: LatentDirectory,
-    config: PreEncodedDataset,
     module: str | None,
     details: dict[str, Any],
     members: Sequence[tuple[str, dict[str, Any]]],
-) -> _Row:
+) -> LatentTrack:
     crops = sorted(members, key=lambda member: (member[1].get("crop", 0), member[0]))
     name, record = crops[0]
     lengths = tuple(len(_stored_mask(root / name, record)) for name, record in crops)
     facts = details.get("latents") or {}
-    track = LatentTrack(
+    return LatentTrack(
         -1,
         str(record.get("sample_id", f"{entry.id}/{name}")),
         root / name,
@@ -272,11 +242,12 @@ def _row(
         str(record.get("dataset_id", entry.id)),
         module,
         crops=tuple(root / name for name, _ in crops),
-        crop_length=entry.latent_crop_length or config.latent_crop_length,
+        lengths=lengths,
+        seconds_total=record.get("seconds_total"),
+        sample_rate=record.get("sample_rate"),
         frame_samples=facts.get("downsampling_ratio") or _guessed_ratio(details, lengths[0]),
         silence=tuple(facts.get("silence") or ()),
     )
-    return _Row(track, lengths, record.get("seconds_total"), record.get("sample_rate"))
 
 
 def _guessed_ratio(details: dict[str, Any], length: int) -> int | None:
@@ -303,19 +274,29 @@ def _is_wanted(seconds: float | None, config: PreEncodedDataset) -> bool:
     return shortest <= seconds <= longest
 
 
-def _of_one_length(tracks: list[LatentTrack], lengths: list[int], sample_size: int) -> list[LatentTrack]:
-    """The tracks, each with a length to take: batches hold one."""
-    if len(set(lengths)) > 1:
-        tracks = [
-            track
-            if track.crop_length is not None
-            else replace(track, crop_length=_window(track, lengths, sample_size))
-            for track in tracks
-        ]
-    return tracks
+def _check_rate(tracks: Sequence[LatentTrack], sample_rate: int) -> None:
+    other = next((track for track in tracks if track.sample_rate not in (None, sample_rate)), None)
+    if other is not None:
+        raise DataError(
+            f"{other.path}: latents of audio at {other.sample_rate} Hz, but the model is for {sample_rate}"
+            " Hz; encode the recordings with its own autoencoder"
+        )
 
 
-def _window(track: LatentTrack, lengths: list[int], sample_size: int) -> int:
+def _of_one_length(tracks: Sequence[LatentTrack], sample_size: int) -> list[LatentTrack]:
+    """The tracks, each with a length to take where those that are stored differ: a batch holds one."""
+    lengths = {length for track in tracks if track.crop_length is None for length in track.lengths}
+    if len(lengths) < 2:
+        return list(tracks)
+    return [
+        track
+        if track.crop_length is not None
+        else replace(track, crop_length=_window(track, lengths, sample_size))
+        for track in tracks
+    ]
+
+
+def _window(track: LatentTrack, lengths: Collection[int], sample_size: int) -> int:
     if track.frame_samples is None:
         raise ConfigError(
             f"latent_crop_length: missing; the latents in {track.root} are {min(lengths)} to {max(lengths)}"

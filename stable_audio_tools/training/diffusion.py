@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.data.latent_files import latent_mask
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.loss import (
-    BandedLoss,
-    DiffusionLoss,
-    diffusion_loss,
-    latent_mask,
-)
+from stable_audio_tools.training.loss import BandedLoss, DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.module import Batch, Key, ModelTrainer
 
 
@@ -117,14 +113,17 @@ class DiffusionTrainer(ModelTrainer):
         return loss.mean
 
     def encode(self, audio: Tensor, key: Key) -> Tensor:
-        """Latents of a batch of audio; what comes in is taken as it is where it is latents already."""
+        """Latents of a batch of audio, or of stored latents where the config says ``pre_encoded``."""
         pretransform = self.wrapped.pretransform
         if pretransform is None:
             return audio
+        draws = seeds.generator("vae", *key)
+        latents: Tensor
         if self.options.pre_encoded:
-            return audio / pretransform.scale
+            latents = pretransform.read_stored(audio, draws)
+            return latents
         with torch.set_grad_enabled(pretransform.enable_grad and torch.is_grad_enabled()):
-            latents: Tensor = pretransform.encode(audio, generator=seeds.generator("vae", *key))
+            latents = pretransform.encode(audio, generator=draws)
         return latents
 
     def take_metrics(self) -> dict[str, float]:

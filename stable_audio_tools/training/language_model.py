@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.data.latent_files import latent_mask
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.language_model.loss import cross_entropy
 from stable_audio_tools.models.language_model.wrapper import AudioLanguageModelWrapper
@@ -14,7 +15,6 @@ from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.model import LanguageModelModelConfig
 from stable_audio_tools.schema.training import LanguageModelTrainingConfig
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.loss import latent_mask
 from stable_audio_tools.training.module import Batch, Key, ModelTrainer
 
 AVERAGE_BETA = 0.999

@@ -54,11 +54,6 @@ def diffusion_loss(
     return DiffusionLoss(kept.sum() / mask.sum().clamp(min=1), per_item, output)
 
 
-def latent_mask(padding_masks: Tensor, length: int) -> Tensor:
-    """The mask ``(B, length)`` of latents for one of samples ``(B, T)``: each as its first sample."""
-    return nn.functional.interpolate(padding_masks[:, None].float(), size=length, mode="nearest")[:, 0]
-
-
 class BandedLoss:
     """Loss by timestep band since the last report, kept on the device until it is asked for."""
 

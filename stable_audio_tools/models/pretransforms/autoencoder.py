@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, Generators
+from stable_audio_tools.models.bottlenecks.vae import VAEBottleneck
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.schema.autoencoder import AutoencoderPretransformConfig
 
@@ -52,6 +54,42 @@ class AutoencoderPretransform(Pretransform):
             generator=generator,
         )
         return latents.float() / self.scale
+
+    def store(
+        self,
+        audio: Tensor,
+        generator: Generators = None,
+        chunked: bool | None = None,
+        posterior: bool = False,
+    ) -> Tensor:
+        """Latents that are not scaled, or ``posterior``: means and raw scales ``(B, 2 D, L)`` of a VAE.
+
+        Raises:
+            UsageError: ``posterior`` is asked for, but the bottleneck is no VAE.
+        """
+        if not posterior:
+            return super().store(audio, generator, chunked)
+        if not isinstance(self.model.bottleneck, VAEBottleneck):
+            bottleneck = self.model.config.bottleneck
+            found = "none" if bottleneck is None else repr(bottleneck.type)
+            raise UsageError(
+                f"a posterior is what a 'vae' bottleneck draws from; this autoencoder has {found}"
+            )
+        parameters: Tensor = self.model.encode(
+            self._compute_dtype(audio),
+            chunked=self.config.chunked if chunked is None else chunked,
+            iterate_batch=self.config.iterate_batch,
+            skip_bottleneck=True,
+        )
+        return parameters.float()
+
+    def read_stored(self, stored: Tensor, generator: Generators = None) -> Tensor:
+        """Latents of stored ones, or drawn from a stored posterior as :meth:`encode` would have."""
+        bottleneck = self.model.bottleneck
+        if isinstance(bottleneck, VAEBottleneck) and stored.shape[1] == 2 * self.encoded_channels:
+            drawn, _ = bottleneck.encode(stored, generator)
+            return drawn.float() / self.scale
+        return super().read_stored(stored, generator)
 
     def decode(self, latents: Tensor, chunked: bool | None = None) -> Tensor:
         """Audio ``(B, C, L ratio)`` of latents ``(B, D, L)``; ``chunked`` overrides the config."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stable_audio_tools.errors import UsageError
+from stable_audio_tools.errors import DataError, UsageError
 from stable_audio_tools.models.bottlenecks.base import Generators
 
 
@@ -83,6 +83,42 @@ class Pretransform(nn.Module):
     def decode_tokens(self, codes: Tensor) -> Tensor:
         """Audio ``(B, C, L ratio)`` of codes ``(B, Q, L)``."""
         raise UsageError(f"{type(self).__name__} has no codes; a language model takes one that quantises")
+
+    def store(
+        self,
+        audio: Tensor,
+        generator: Generators = None,
+        chunked: bool | None = None,
+        posterior: bool = False,
+    ) -> Tensor:
+        """What is stored of audio ``(B, C, T)``, for :meth:`read_stored`: latents that are not scaled.
+
+        Args:
+            generator, chunked: as for :meth:`encode`.
+            posterior: what latents are drawn from, instead of one draw.
+
+        Raises:
+            UsageError: ``posterior`` is asked for, but nothing is drawn.
+        """
+        if posterior:
+            raise UsageError(f"{type(self).__name__} draws no latents, so there is no posterior to store")
+        return self.encode(audio, generator, chunked) * self.scale
+
+    def read_stored(self, stored: Tensor, generator: Generators = None) -> Tensor:
+        """What :meth:`encode` makes, from what :meth:`store` made, ``(B, D, L)``.
+
+        Args:
+            generator: of the draw, where a posterior was stored.
+
+        Raises:
+            DataError: the latents have another number of channels.
+        """
+        if stored.ndim != 3 or stored.shape[1] != self.encoded_channels:
+            raise DataError(
+                f"stored latents have the shape {tuple(stored.shape)}, expected"
+                f" (batch, {self.encoded_channels}, length); encode them with this model's autoencoder"
+            )
+        return stored / self.scale
 
     def check_audio(self, audio: Tensor) -> None:
         """Refuse what is not audio ``(B, C, T)`` of ``io_channels``.

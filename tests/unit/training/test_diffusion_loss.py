@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.training.loss import BandedLoss, diffusion_loss, latent_mask
+from stable_audio_tools.data.latent_files import latent_mask
+from stable_audio_tools.training.loss import BandedLoss, diffusion_loss
 
 
 class Scale(nn.Module):
