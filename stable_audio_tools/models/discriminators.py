@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.nn.convs import WNConv1d, _WeightNorm
+from stable_audio_tools.nn.convs import WNConv1d, WNConv2d
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.losses import (
     STFTDiscriminator,
@@ -188,28 +188,6 @@ class _NormConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
-
-
-class WNConv2d(_WeightNorm):
-    """A 2-d convolution under weight norm: ``(B, in, H, W) -> (B, out, H', W')``."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int],
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
-    ) -> None:
-        shape = (out_channels, in_channels, *kernel_size)
-        fan_in = in_channels * kernel_size[0] * kernel_size[1]
-        super().__init__(shape, fan_in, out_channels)  # type: ignore[arg-type]  # three axes or four
-        self.stride, self.padding, self.dilation = stride, padding, dilation
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight_like(x), self.bias_like(x)
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
 
 class OobleckDiscriminator(Discriminator):

@@ -33,7 +33,7 @@ class _WeightNorm(nn.Module):
     and ``weight_v``, torch's ``parametrizations.weight.original0`` and ``original1``, or a plain ``weight``.
     """
 
-    def __init__(self, weight_shape: tuple[int, int, int], fan_in: int, bias_size: int | None) -> None:
+    def __init__(self, weight_shape: tuple[int, ...], fan_in: int, bias_size: int | None) -> None:
         super().__init__()
         bound = fan_in**-0.5  # the default of torch's own convolutions
         v = torch.empty(weight_shape).uniform_(-bound, bound)
@@ -114,6 +114,27 @@ class WNConv1d(_WeightNorm):
         if self.extra:
             x = F.pad(x, (0, self.extra))
         return F.conv1d(x, self.weight_like(x), self.bias_like(x), self.stride, self.padding, self.dilation)
+
+
+class WNConv2d(_WeightNorm):
+    """A 2-d convolution under weight norm: ``(B, in, H, W) -> (B, out, H', W')``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+    ) -> None:
+        shape = (out_channels, in_channels, *kernel_size)
+        super().__init__(shape, in_channels * kernel_size[0] * kernel_size[1], out_channels)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight_like(x), self.bias_like(x)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
 
 class WNConvTranspose1d(_WeightNorm):

@@ -205,7 +205,7 @@ def test_weights_with_a_decay_fade_by_the_steps_of_the_autoencoder() -> None:
     for step in (0, 2, 4):
         module.steps_done = step
         losses = module._own_losses(batch()[0], (1, 1))  # the same draws
-        values.append(float(losses["mrstft_loss"]))
+        values.append(losses["mrstft_loss"].item())
     assert values[1] == pytest.approx(values[0] / 2, rel=1e-5)
     assert values[2] == pytest.approx(values[0] / 4, rel=1e-5)
 
