@@ -67,6 +67,20 @@ def pad_or_trim(audio: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.pad(audio, (0, length - kept)), mask
 
 
+def shorten_silences(audio: Tensor, *, level: float, longest: int, kept: int) -> Tensor:
+    """``audio`` ``(C, T)`` with ``kept`` samples left of each silence of more than ``longest``.
+
+    A silence is a run of samples below ``level`` in every channel; its start is what stays.
+    """
+    quiet = (audio.abs() < level).all(dim=0).to(torch.int8)
+    edges = torch.diff(quiet, prepend=quiet.new_zeros(1), append=quiet.new_zeros(1))
+    stays = torch.ones(audio.shape[-1], dtype=torch.bool)
+    for start, end in zip(edges.eq(1).nonzero(), edges.eq(-1).nonzero(), strict=True):
+        if end - start > longest:
+            stays[start + kept : end] = False
+    return audio[:, stays]
+
+
 def peak_normalize(audio: Tensor, peak: float = 1.0) -> Tensor:
     """``audio`` ``(T,)``, ``(C, T)`` or ``(B, C, T)`` scaled so that each clip peaks at ``peak``.
 

@@ -12,22 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from stable_audio_tools.audio import packets
 from stable_audio_tools.data.fields import SYNONYMS, standard_fields
 from stable_audio_tools.data.jamendo import JamendoFolder
-from stable_audio_tools.data.metadata import load_metadata_function
 from stable_audio_tools.data.prompt_templates import DEFAULT_PROMPTS, make_prompt, needed_fields
 from stable_audio_tools.data.sidecars import parse_sidecar
 from stable_audio_tools.data.song_describer import SongDescriberFolder
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.schema.prompts import PromptConfig
-
-if TYPE_CHECKING:  # the index holds descriptions
-    from stable_audio_tools.data.index import Track
 
 # What programs write into tags for each other.
 _TECHNICAL_TAGS = frozenset(
@@ -100,33 +96,6 @@ class Description:
         )
 
 
-def known_metadata(track: Track) -> dict[str, Any]:
-    """What training knows of the track besides its crop, without decoding it, and one prompt for good.
-
-    ``artist`` and ``album`` (or ``artist_id`` and ``album_id``) are the names by which attribution groups
-    tracks and by which evaluation tracks are kept apart from training.
-
-    Raises:
-        DataError: a file that describes the track is malformed, or its metadata function fails; that is
-            called without audio.
-    """
-    known = track.description.known(track.path, track.relpath)
-    extra: dict[str, Any] = {}
-    if track.metadata_module is not None:
-        info = {
-            "index": track.index,
-            "sample_id": track.sample_id,
-            "path": str(track.path),
-            "relpath": track.relpath,
-            "dataset_id": track.dataset_id,
-        }
-        extra = load_metadata_function(track.metadata_module)({**info, **known}, None)
-    merged = {**known, **extra}
-    if "prompt" not in extra:
-        merged |= track.description.prompt(merged, track.path, track.relpath)
-    return {name: value for name, value in merged.items() if name not in ("__audio__", "__reject__")}
-
-
 def _of_the_path(relpath: str) -> dict[str, str]:
     path = Path(relpath)
     spaced = path.stem.replace("_", " ").replace("-", " ")
@@ -164,11 +133,11 @@ def _from_json(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}
-    return json_fields(_text_of(beside), str(beside))
+    return json_fields(_text_of(beside), str(beside), path.name)
 
 
-def json_fields(text: str, where: str) -> dict[str, Any]:
-    """What the JSON of a track says of it.
+def json_fields(text: str, where: str, track: str) -> dict[str, Any]:
+    """What the JSON of ``track`` says of it.
 
     Raises:
         DataError: it is not a JSON object, or a field of it is not of its kind; starts with ``where``.
@@ -179,7 +148,7 @@ def json_fields(text: str, where: str) -> dict[str, Any]:
         raise DataError(f"{where}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(value, dict):
         found = type(value).__name__
-        raise DataError(f"{where}: is a {found}, expected an object of what is known of the track")
+        raise DataError(f"{where}: is a {found}, expected an object of what is known of {track}")
     sidecar = parse_sidecar(value, where)
     if sidecar is not None:  # of a clip that was generated here
         return standard_fields({**sidecar.conditioning, "prompt": sidecar.prompt}, where)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.data.latents import LatentDataset, latent_index
 from stable_audio_tools.data.local import LocalDataset, TrackDataset
-from stable_audio_tools.data.sample import Info, SampleKey, collate
+from stable_audio_tools.data.sample import EpochOrder, Info, SampleKey, collate
+from stable_audio_tools.data.webdataset import ShardDataset, ShardIndex
 from stable_audio_tools.errors import DataError, StableAudioError
 from stable_audio_tools.runtime.seeds import generator
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.built import not_built
-from stable_audio_tools.schema.dataset import AudioDirDataset, DatasetConfig, PreEncodedDataset
+from stable_audio_tools.schema.dataset import AudioDirDataset, DatasetConfig, PreEncodedDataset, WebDataset
 from stable_audio_tools.schema.reader import parse_dataset_config
 
 Batch = tuple[Tensor, tuple[Info, ...]]
@@ -41,11 +43,11 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         rank: which part of each batch to take.
         world_size: how many parts there are.
         drop_last: leave out the tracks at the end of an epoch that do not fill a batch of all ranks.
-        Otherwise
-            the last batch is shorter; with several ranks, which must stay in step, the first tracks of the
-            epoch fill up what is missing to give each rank equally many.
+            Otherwise the last batch is shorter; with several ranks, which must stay in step, the first tracks
+            of the epoch fill up what is missing to give each rank equally many.
         start_batch: how many batches to skip, counted from the first of epoch 0.
         infinite: go on with the next epoch; otherwise each iteration is one epoch, the next one each time.
+        order: the dataset's own order, of ``num_tracks`` samples an epoch.
 
     Raises:
         DataError: no batch can be filled.
@@ -63,6 +65,7 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         drop_last: bool = True,
         start_batch: int = 0,
         infinite: bool = False,
+        order: EpochOrder | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or start_batch < 0:
             raise DataError(
@@ -83,6 +86,7 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         self.rank = rank
         self.world_size = world_size
         self.infinite = infinite
+        self.order = order
         self.batches_per_epoch = num_tracks // together if drop_last else -(-num_tracks // together)
         self._next_epoch, self._skip = divmod(start_batch, self.batches_per_epoch)
 
@@ -104,18 +108,27 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         return self.batches_per_epoch
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[list[SampleKey]]:
+        order = iter(self._order(epoch))
+        first: list[SampleKey] = []
+        for batch in range(self.batches_per_epoch):
+            keys = list(itertools.islice(order, self.batch_size * self.world_size))
+            first = first or keys
+            missing = -len(keys) % self.world_size
+            keys = keys + [first[place % len(first)] for place in range(missing)]
+            share = len(keys) // self.world_size
+            if batch >= skip:
+                yield keys[self.rank * share : (self.rank + 1) * share]
+
+    def _order(self, epoch: int) -> Iterable[SampleKey]:
+        """The samples of an epoch, for all ranks together."""
+        if self.order is not None:
+            return self.order(epoch)
         if self.shuffle:
             draws = generator("order", self.seed, epoch)
             order = torch.randperm(self.num_tracks, generator=draws).tolist()
         else:
             order = list(range(self.num_tracks))
-        together = self.batch_size * self.world_size
-        for batch in range(skip, self.batches_per_epoch):
-            rows = order[batch * together : (batch + 1) * together]
-            missing = -len(rows) % self.world_size
-            rows += [order[place % len(order)] for place in range(missing)]
-            share = len(rows) // self.world_size
-            yield [SampleKey(row, epoch) for row in rows[self.rank * share : (self.rank + 1) * share]]
+        return (SampleKey(row, epoch) for row in order)
 
 
 @dataclass(frozen=True)
@@ -209,9 +222,30 @@ def _of_latents(
     )
 
 
+def _of_shards(
+    config: WebDataset,
+    window: Window,
+    *,
+    base_dir: Path | None,
+    seed: int,
+    shuffle: bool,
+    **_: Any,
+) -> TrackDataset:
+    return ShardDataset(
+        ShardIndex.from_shards(config, base_dir=base_dir),
+        config,
+        sample_size=window.sample_size,
+        sample_rate=window.sample_rate,
+        audio_channels=window.audio_channels,
+        seed=seed,
+        vary_prompts=shuffle,
+    )
+
+
 DATASETS: dict[type[Config], Callable[..., TrackDataset]] = {
     AudioDirDataset: _of_audio,
     PreEncodedDataset: _of_latents,
+    WebDataset: _of_shards,
 }
 """What reads the tracks of each type of dataset, by the class of its config."""
 
@@ -268,13 +302,13 @@ def create_dataloader_from_config(
     make = DATASETS.get(type(config))
     if make is None:
         raise not_built(config, DATASETS, "", "dataset_type")
-    assert isinstance(config, AudioDirDataset | PreEncodedDataset)
     window = Window(sample_size, sample_rate, audio_channels)
     dataset = make(
         config, window, base_dir=base_dir, seed=seed, shuffle=shuffle, apply_excludes=apply_excludes
     )
+    order = dataset.epoch_order(batch_size * world_size, shuffle)
     batches = KeyedBatchSampler(
-        len(dataset),
+        len(dataset) if order is None else order.num_samples,
         batch_size,
         shuffle=shuffle,
         seed=seed,
@@ -283,6 +317,7 @@ def create_dataloader_from_config(
         drop_last=config.drop_last if drop_last is None else drop_last,
         start_batch=start_batch,
         infinite=infinite,
+        order=order,
     )
     return make_loader(dataset, batches, num_workers, multiprocessing_context)
 

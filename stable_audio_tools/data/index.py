@@ -48,6 +48,19 @@ class Track:
     metadata_module: str | None
     description: Description = field(default=Description(), compare=False, repr=False)
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return str(self.path)
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The size of the recording's file; None where it is not there."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return None
+
 
 class TrackIndex(Sequence[Track]):
     """Tracks in the order of their datasets, then of their paths."""
@@ -128,11 +141,9 @@ class TrackIndex(Sequence[Track]):
         """
         digest = hashlib.sha256()
         for track in self._tracks:
-            try:
-                size = str(track.path.stat().st_size)
-            except OSError:
-                size = ""
-            digest.update(os.fsencode(track.sample_id) + b"\0" + size.encode() + b"\0")
+            size = track.num_bytes
+            digest.update(os.fsencode(track.sample_id) + b"\0")
+            digest.update(b"\0" if size is None else b"%d\0" % size)
         return digest.hexdigest()
 
     def write(self, path: str | Path) -> None:
@@ -143,7 +154,7 @@ class TrackIndex(Sequence[Track]):
                 "sample_id": track.sample_id,
                 "dataset_id": track.dataset_id,
                 "relpath": track.relpath,
-                "path": str(track.path),
+                "path": track.place,
             }
             for track in self._tracks
         )
@@ -185,7 +196,7 @@ def _list_directory(
         names = _listed(filelist, root) if the_list == filelist else sorted(rows)
         if unlisted is None:
             _check_all_exist(names, root, the_list)
-    wanted = [name for name in names if _suffix(name) in AUDIO_SUFFIXES and _is_text(name)]
+    wanted = [name for name in names if _suffix(name) in AUDIO_SUFFIXES and is_text(name)]
     # In a folder only what looks like audio counts as refused; in a list the user asked for every line.
     asked_for = frozenset(names) if the_list is not None else frozenset()
     looks_like_audio = AUDIO_SUFFIXES | _UNSUPPORTED_SUFFIXES
@@ -217,7 +228,7 @@ def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a file name is UTF-8: others cannot be written into reports, tables and exclude lists."""
     try:
         name.encode()

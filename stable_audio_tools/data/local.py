@@ -13,7 +13,7 @@ from stable_audio_tools.audio.files import AudioInfo, probe, read_audio
 from stable_audio_tools.audio.transforms import pad_or_trim, resampled_length, rms_normalize, set_channels
 from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.metadata import MetadataFunction, load_metadata_function
-from stable_audio_tools.data.sample import Info, SampleKey
+from stable_audio_tools.data.sample import EpochOrder, Info, SampleKey
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.runtime.seeds import generator
@@ -51,6 +51,15 @@ class TrackDataset(Dataset[tuple[Tensor, Info]]):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def epoch_order(self, batch_size: int, shuffle: bool) -> EpochOrder | None:
+        """The order of an epoch where the dataset has its own; None is a permutation of the index.
+
+        Args:
+            batch_size: samples in a batch of all ranks.
+            shuffle: draw the order; otherwise that of the index.
+        """
+        return None
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Info]:
         row, epoch = key if isinstance(key, SampleKey) else (key, 0)
@@ -173,10 +182,14 @@ class LocalDataset(TrackDataset):
         if "prompt" not in extra:
             info.update(track.description.prompt({**known, **extra}, track.path, track.relpath, words))
         if self.volume_norm:
-            audio = rms_normalize(audio)
+            audio = rms_normalize(audio, self._level(draws))
         if self.augment_polarity and bool(torch.rand((), generator=draws) < 0.5):
             audio = -audio
         return audio, info
+
+    def _level(self, draws: torch.Generator) -> float:
+        """The level in dBFS that a crop is brought to."""
+        return -16.0
 
     def _file(self, track: Track) -> AudioInfo:
         """What holds the audio of ``track``."""
@@ -198,7 +211,7 @@ class LocalDataset(TrackDataset):
         return audio, {
             "index": track.index,
             "sample_id": track.sample_id,
-            "path": str(track.path),
+            "path": track.place,
             "relpath": track.relpath,
             "dataset_id": track.dataset_id,
             "seconds_start": offset // self.sample_rate,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ class SampleKey(NamedTuple):
 
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks a key for
     epoch: int
+
+
+class EpochOrder(Protocol):
+    """Which samples an epoch holds, in their order."""
+
+    num_samples: int
+
+    def __call__(self, epoch: int) -> Iterable[SampleKey]:
+        """The ``num_samples`` samples of an epoch, for all ranks together."""
 
 
 def collate(batch: Sequence[tuple[Tensor, Info]]) -> tuple[Tensor, tuple[Info, ...]]:

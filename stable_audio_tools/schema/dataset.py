@@ -141,19 +141,33 @@ class PreEncodedDataset(Config):
 
 
 class WebDatasetShards(Config):
-    """Tar files of recordings with their JSON, in a folder or under an S3 prefix."""
+    """Tar files of recordings, in a folder or under an S3 prefix, with all folders in it.
+
+    The members of a sample share a name up to its first dot: ``42.mp3``, ``42.json``, ``42.txt``. The JSON is
+    an object of what is known of the recording, the text is its caption.
+    """
 
     id: str
     path: str | None = None
+    """A folder or one ``.tar``; looked up in the working folder, then beside the config."""
     s3_path: str | None = None
+    """``s3://bucket/prefix``."""
     profile: str | None = None
     """Of the AWS credentials."""
+    endpoint_url: str | None = None
+    """Of an S3 server other than Amazon's; None asks ``AWS_ENDPOINT_URL``."""
+    anonymous: bool = False
+    """Send no credentials."""
     custom_metadata_module: str | None = None
+    prompts: PromptConfig | None = None
+    """How prompts are made of what is known; None takes the caption, or makes a sentence of tags."""
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> WebDatasetShards:
         if (self.path is None) == (self.s3_path is None):
             raise ValueError("expected either path or s3_path")
+        if self.s3_path is None and (self.endpoint_url is not None or self.anonymous):
+            raise ValueError("endpoint_url and anonymous are for s3_path")
         return self
 
 
@@ -163,15 +177,31 @@ class WebDataset(Config):
     dataset_type: Literal["wds", "s3"]
     datasets: list[WebDatasetShards] = Field(min_length=1)
     random_crop: bool = True
+    drop_last: bool = True
     epoch_steps: int = Field(2000, ge=1)
+    """Batches in an epoch where shards are drawn; otherwise an epoch is every recording once."""
     pre_encoded: bool = False
     latent_crop_length: int | None = Field(None, ge=1)
     resampled_shards: bool = True
+    """Draw shards one after the other, each as often as chance has it; otherwise go through them in turn."""
+    shuffle_buffer: int = Field(1000, ge=0)
+    """How many recordings, read from the shards in turn, an order is drawn among; 0 keeps theirs."""
+    index_dir: str | None = None
+    """Where the tables of contents of the shards are kept; None is a folder in the user's cache."""
     remove_silence: bool = False
+    """Shorten long silences of mono recordings, which are then decoded whole."""
     silence_threshold: tuple[float, float] = (0.01, 0.5)
+    """The level below which samples are silent, and the seconds that stay of a silence."""
     max_silence_duration: float = Field(0.25, ge=0)
+    """Seconds of silence that are never too long."""
+    augment_polarity: bool = False
+    """Flip the sign of half the crops (the public code always did)."""
     volume_norm: bool = False
+    """Bring each crop to a root mean square of ``volume_norm_param``, with no peak above full scale."""
     volume_norm_param: tuple[float, float] = (-16, 2)
+    """A level in dBFS, and how many dB it may be off to either side, drawn for each crop."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What an unreadable recording does: stop with its name, or give way to the next one with a warning."""
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> WebDataset:

@@ -1,0 +1,372 @@
+"""Recordings in tar files, on disk or on S3, as crops that any process can read in any order.
+
+A shard's table of contents (``shards.py``) makes every sample one ranged read, so that its rows are an index
+like that of a folder: ranks divide each batch, workers change nothing, a resumed run starts where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor
+
+from stable_audio_tools.audio import packets
+from stable_audio_tools.audio.files import AUDIO_SUFFIXES, AudioInfo, probe, read_audio
+from stable_audio_tools.audio.transforms import shorten_silences
+from stable_audio_tools.data.captions import Description, json_fields, tag_fields
+from stable_audio_tools.data.fields import LOADER_KEYS
+from stable_audio_tools.data.index import Track, TrackIndex, is_text
+from stable_audio_tools.data.local import LocalDataset
+from stable_audio_tools.data.metadata import resolve_module_path
+from stable_audio_tools.data.paths import find_path
+from stable_audio_tools.data.sample import Info, SampleKey
+from stable_audio_tools.data.shard_stores import LocalShards, S3Shards, Shard, ShardStore
+from stable_audio_tools.data.shards import Member, default_index_dir, read_contents, samples_of
+from stable_audio_tools.errors import DataError
+from stable_audio_tools.runtime.progress import warn
+from stable_audio_tools.runtime.seeds import derive_seed
+from stable_audio_tools.schema.dataset import WebDataset, WebDatasetShards
+
+# Members of a sample that are closer than this are read at once.
+_GAP_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTrack(Track):
+    """A recording in a shard; ``relpath`` is ``<shard>/<member>``, ``path`` only names it."""
+
+    shard: Shard
+    audio: Member
+    members: tuple[Member, ...]
+    reader: ShardReader
+
+    @property
+    def place(self) -> str:
+        return f"{self.reader.store.where(self.shard)}/{self.audio.name}"
+
+    @property
+    def num_bytes(self) -> int | None:
+        return self.audio.size
+
+
+class ShardReader:
+    """Samples of one store. The last one is kept, since its audio and its metadata are asked for in turn."""
+
+    def __init__(self, store: ShardStore) -> None:
+        self.store = store
+        self._last: tuple[str, dict[str, bytes]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+    def contents(self, track: ShardTrack) -> dict[str, bytes]:
+        """What the members of a sample hold, by their names."""
+        if self._last is None or self._last[0] != track.relpath:
+            self._last = (track.relpath, self._read(track))
+        return self._last[1]
+
+    def _read(self, track: ShardTrack) -> dict[str, bytes]:
+        contents: dict[str, bytes] = {}
+        group: list[Member] = []
+        for member in sorted(track.members, key=lambda member: member.offset):
+            if group and member.offset - group[-1].offset - group[-1].size > _GAP_BYTES:
+                contents |= self._read_group(track.shard, group)
+                group = []
+            group.append(member)
+        return contents | self._read_group(track.shard, group)
+
+    def _read_group(self, shard: Shard, group: Sequence[Member]) -> dict[str, bytes]:
+        start, end = group[0].offset, max(member.offset + member.size for member in group)
+        content = self.store.read(shard, start, end - start)
+        return {
+            member.name: content[member.offset - start : member.offset - start + member.size]
+            for member in group
+        }
+
+
+class ShardRows(Mapping[str, Mapping[str, Any]]):
+    """What is known of each recording by its ``relpath``, read from its shard when it is asked for."""
+
+    def __init__(self, tags: bool) -> None:
+        self._tags = tags
+        self._tracks: dict[str, ShardTrack] = {}
+
+    def add(self, track: ShardTrack) -> None:
+        self._tracks[track.relpath] = track
+
+    def __getitem__(self, relpath: str) -> Mapping[str, Any]:
+        track = self._tracks[relpath]
+        contents = track.reader.contents(track)
+        tags: dict[str, Any] = {}
+        caption: dict[str, Any] = {}
+        said: dict[str, Any] = {}
+        if self._tags:
+            read = packets.read_tags(Path(track.place), contents[track.audio.name])
+            tags = tag_fields(read, f"{track.place}: its tags")
+        for name, content in contents.items():
+            suffix = PurePosixPath(name).suffix.lower()
+            where = f"{track.reader.store.where(track.shard)}/{name}"
+            if suffix == ".txt" and (text := " ".join(_text(content, where).split())):
+                caption["prompt"] = text
+            elif suffix == ".json":
+                said |= _said(_text(content, where), where, track.audio.name)
+        return {**tags, **caption, **said}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tracks)
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+
+class ShardIndex(TrackIndex):
+    """The recordings of all shards, in the order of their datasets, shards and members.
+
+    ``shard_rows`` are the rows of each shard.
+    """
+
+    def __init__(self, shards: Sequence[Sequence[ShardTrack]], *, unsupported: Sequence[Path] = ()) -> None:
+        super().__init__([track for tracks in shards for track in tracks], unsupported=unsupported)
+        self.shard_rows: list[range] = []
+        start = 0
+        for tracks in shards:
+            self.shard_rows.append(range(start, start + len(tracks)))
+            start += len(tracks)
+
+    @classmethod
+    def from_shards(cls, config: WebDataset, *, base_dir: Path | None = None) -> ShardIndex:
+        """List the recordings of ``config``; relative paths are looked up here, then in ``base_dir``.
+
+        Raises:
+            DataError: a folder or bucket is missing or refuses, a shard is damaged (``on_error="skip"`` takes
+                what is before the damage, with a warning), or there are no recordings.
+        """
+        index_dir = Path(config.index_dir).expanduser() if config.index_dir else default_index_dir()
+        shards: list[list[ShardTrack]] = []
+        unsupported: list[Path] = []
+        for entry in config.datasets:
+            found, refused = _list_shards(entry, config, base_dir, index_dir)
+            shards += [tracks for tracks in found if tracks]
+            unsupported += refused
+        if not shards:
+            places = ", ".join(str(entry.path or entry.s3_path) for entry in config.datasets)
+            raise DataError(f"no recordings in the shards of {places}; expected .tar files of audio files")
+        return cls(shards, unsupported=unsupported)
+
+
+class ShardOrder:
+    """The order of recordings in shards: shard by shard, then mixed in a buffer.
+
+    The buffer holds as many recordings as it may; one that is drawn leaves it for the next one of the shards.
+    All of it is a function of (seed, epoch).
+
+    Args:
+        shard_rows: the rows of each shard.
+        seed: of the order.
+        num_samples: draw shards until there are so many; None is an epoch of each recording once.
+        buffer: recordings in the buffer; 0 keeps the order of the shards.
+    """
+
+    def __init__(
+        self, shard_rows: Sequence[range], *, seed: int, num_samples: int | None, buffer: int
+    ) -> None:
+        self.shard_rows = list(shard_rows)
+        self.seed = seed
+        self.buffer = buffer
+        self.resampled = num_samples is not None
+        self.num_samples = sum(map(len, shard_rows)) if num_samples is None else num_samples
+
+    def __call__(self, epoch: int) -> Iterator[SampleKey]:
+        draws = random.Random(derive_seed("shards", self.seed, epoch))
+        keys = self._drawn(epoch, draws) if self.resampled else self._in_turn(epoch, draws)
+        return _mixed(keys, self.buffer, random.Random(derive_seed("shuffle", self.seed, epoch)))
+
+    def _in_turn(self, epoch: int, draws: random.Random) -> Iterator[SampleKey]:
+        for rows in draws.sample(self.shard_rows, len(self.shard_rows)):
+            yield from (SampleKey(row, epoch) for row in rows)
+
+    def _drawn(self, epoch: int, draws: random.Random) -> Iterator[SampleKey]:
+        """A shard that is drawn again in an epoch gives other crops: the key counts its visits."""
+        visits = [0] * len(self.shard_rows)
+        left = self.num_samples
+        while left > 0:
+            number = draws.randrange(len(self.shard_rows))
+            rows = self.shard_rows[number][:left]
+            yield from (SampleKey(row, (epoch << 20) + visits[number]) for row in rows)
+            visits[number] += 1
+            left -= len(rows)
+
+
+class ShardDataset(LocalDataset):
+    """The crops of :class:`~stable_audio_tools.data.local.LocalDataset`, of recordings in shards.
+
+    Args:
+        index: the recordings.
+        config: what else is asked of them.
+        **options: of ``LocalDataset``.
+    """
+
+    index: ShardIndex
+
+    def __init__(self, index: ShardIndex, config: WebDataset, **options: Any) -> None:
+        super().__init__(
+            index,
+            random_crop=config.random_crop,
+            augment_polarity=config.augment_polarity,
+            volume_norm=config.volume_norm,
+            on_error=config.on_error,
+            **options,
+        )
+        self.config = config
+
+    def epoch_order(self, batch_size: int, shuffle: bool) -> ShardOrder | None:
+        if not shuffle:
+            return None
+        return ShardOrder(
+            self.index.shard_rows,
+            seed=self.seed,
+            num_samples=self.config.epoch_steps * batch_size if self.config.resampled_shards else None,
+            buffer=self.config.shuffle_buffer,
+        )
+
+    def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
+        try:
+            return super()._load(track, epoch)
+        except DataError as error:  # a path cannot hold the two slashes of s3://
+            raise type(error)(str(error).replace(str(track.path), track.place)) from error
+
+    def _file(self, track: Track) -> AudioInfo:
+        assert isinstance(track, ShardTrack)
+        info = probe(track.path, track.reader.contents(track)[track.audio.name])
+        if not self.config.remove_silence or info.channels != 1:
+            return info
+        audio, rate = read_audio(info, sample_rate=self.sample_rate)
+        level, kept_seconds = self.config.silence_threshold
+        shorter = shorten_silences(
+            audio,
+            level=level,
+            longest=round(max(self.config.max_silence_duration, kept_seconds) * rate),
+            kept=round(kept_seconds * rate),
+        )
+        content = io.BytesIO()
+        soundfile.write(content, shorter.T.numpy(), rate, format="WAV", subtype="FLOAT")
+        return probe(track.path.with_suffix(".wav"), content.getvalue())
+
+    def _level(self, draws: torch.Generator) -> float:
+        middle, width = self.config.volume_norm_param
+        return middle + width * (2 * float(torch.rand((), generator=draws)) - 1)
+
+
+def _mixed(keys: Iterator[SampleKey], buffer: int, draws: random.Random) -> Iterator[SampleKey]:
+    held: list[SampleKey] = []
+    for key in keys:
+        if len(held) < buffer:
+            held.append(key)
+            continue
+        if not held:
+            yield key
+            continue
+        place = draws.randrange(len(held))
+        yield held[place]
+        held[place] = key
+    draws.shuffle(held)
+    yield from held
+
+
+def _store_of(entry: WebDatasetShards, base_dir: Path | None) -> ShardStore:
+    if entry.s3_path is not None:
+        return S3Shards(
+            entry.s3_path,
+            profile=entry.profile,
+            endpoint_url=entry.endpoint_url,
+            anonymous=entry.anonymous,
+        )
+    assert entry.path is not None
+    path, tried = find_path(entry.path, base_dir)
+    if path is None:
+        places = " or ".join(str(place) for place in tried)
+        raise DataError(f"dataset {entry.id!r}: path {entry.path!r} does not exist; looked for {places}")
+    return LocalShards(path.absolute())
+
+
+def _list_shards(
+    entry: WebDatasetShards, config: WebDataset, base_dir: Path | None, index_dir: Path
+) -> tuple[list[list[ShardTrack]], list[Path]]:
+    """The recordings of each shard of an entry, and those that cannot be decoded."""
+    store = _store_of(entry, base_dir)
+    shards = store.shards()
+    if not shards:
+        raise DataError(f"dataset {entry.id!r}: no .tar files in {store.place}")
+    module = entry.custom_metadata_module
+    if module is not None:
+        module = str(resolve_module_path(module, base_dir))
+    rows = ShardRows(tags=module is None)
+    description = Description(("manifest",), rows, entry.prompts)
+    reader = ShardReader(store)
+    found: list[list[ShardTrack]] = []
+    silent: list[str] = []
+    refused: list[Path] = []
+    for shard, contents in zip(shards, read_contents(store, shards, index_dir), strict=True):
+        where = store.where(shard)
+        if contents.damage is not None:
+            message = f"{where}: {contents.damage}; {len(contents.members)} members are before that"
+            if config.on_error == "raise":
+                raise DataError(f"{message}; fetch it again, or set on_error to 'skip' to use those")
+            warn(message)
+        tracks = []
+        for key, members in samples_of(contents.members).items():
+            audio = next((member for member in members if member.suffix in AUDIO_SUFFIXES), None)
+            if audio is None:
+                silent.append(f"{where}/{key}")
+                continue
+            relpath = f"{shard.name}/{audio.name}"
+            if not is_text(relpath):
+                refused.append(Path(where) / audio.name)
+                continue
+            track = ShardTrack(
+                -1,
+                f"{entry.id}/{relpath}",
+                Path(where) / audio.name,
+                relpath,
+                Path(store.place),
+                entry.id,
+                module,
+                description,
+                shard=shard,
+                audio=audio,
+                members=tuple(member for member in members if member is audio or _describes(member)),
+                reader=reader,
+            )
+            rows.add(track)
+            tracks.append(track)
+        found.append(tracks)
+    if silent:
+        warn(f"{len(silent)} samples hold no recording and are left out, the first is {silent[0]}")
+    if refused:
+        warn(f"{len(refused)} recordings are left out, their name is not UTF-8: {str(refused[0])!r}")
+    return found, refused
+
+
+def _describes(member: Member) -> bool:
+    return member.suffix in (".json", ".txt")
+
+
+def _said(text: str, where: str, track: str) -> dict[str, Any]:
+    """The JSON under our names, and under its own for metadata modules that know those."""
+    fields = json_fields(text, where, track)
+    return {**{name: value for name, value in json.loads(text).items() if name not in LOADER_KEYS}, **fields}
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text: {error}") from error
