@@ -14,9 +14,9 @@ import torch
 
 from stable_audio_tools.attribution.queries import query_source, train_source
 from stable_audio_tools.audio.files import save_audio
-from stable_audio_tools.data.captions import known_metadata
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.data.index import Track, TrackIndex
+from stable_audio_tools.data.metadata import load_metadata_function
 from stable_audio_tools.data.sidecars import sidecar_tag
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import write_json
@@ -39,9 +39,15 @@ def _config(root: Path, **entry: Any) -> dict[str, Any]:
     return {"dataset_type": "audio_dir", "datasets": [{"id": "m", "path": str(root), **entry}]}
 
 
+def _described(track: Track) -> dict[str, Any]:
+    """What is known of a track without a metadata module, with the prompt that stays."""
+    known = track.description.known(track.path, track.relpath)
+    return {**known, **track.description.prompt(known, track.path, track.relpath)}
+
+
 def _known(root: Path, **entry: Any) -> dict[str, dict[str, Any]]:
     index = TrackIndex.from_config(parse_dataset_config(_config(root, **entry)))
-    return {track.relpath: known_metadata(track) for track in index}
+    return {track.relpath: _described(track) for track in index}
 
 
 def _infos(config: dict[str, Any], epochs: int = 1, **options: Any) -> list[dict[str, Any]]:
@@ -147,7 +153,6 @@ def test_the_users_function_goes_before_all_else_and_sees_it(tmp_path: Path) -> 
     config = _config(root, **{**every, "custom_metadata_module": adds, "prompts": prompts})
     (info,) = _infos(config)
     assert info["prompt"] == "text of energy 3 by tag"
-    assert _known(root, **config["datasets"][0])["a.wav"]["prompt"] == info["prompt"]
 
 
 def test_keys_beside_datasets_are_for_folders_without_their_own(tmp_path: Path) -> None:
@@ -310,10 +315,11 @@ def test_clips_that_ask_may_have_captions_instead_of_a_table(tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text("a caption")
     (track,) = query_source(tmp_path).index
     assert track.metadata_module is None
-    assert known_metadata(track)["prompt"] == "a caption"
+    assert _described(track)["prompt"] == "a caption"
     (tmp_path / "a.txt").unlink()
     with pytest.raises(DataError, match="its prompt is not known"):  # a title is no prompt
         query_source(tmp_path)
     (tmp_path / "prompts.csv").write_text("file,prompt\na.wav,from table\n")
     (track,) = query_source(tmp_path).index
-    assert known_metadata(track)["prompt"] == "from table"
+    assert track.metadata_module is not None
+    assert load_metadata_function(track.metadata_module)({"path": track.path}, None)["prompt"] == "from table"

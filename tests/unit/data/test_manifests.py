@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from stable_audio_tools.audio.files import save_audio
-from stable_audio_tools.data.captions import known_metadata
-from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.manifests import read_manifest
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.schema.reader import parse_dataset_config
@@ -25,6 +24,12 @@ def _read(folder: Path, text: str, name: str = "m.csv") -> dict[str, dict[str, A
 def _index(root: Path, base_dir: Path | None = None, on_error: str = "raise", **entry: Any) -> TrackIndex:
     config = {"dataset_type": "audio_dir", "datasets": [{"id": "m", "path": str(root), **entry}]}
     return TrackIndex.from_config(parse_dataset_config({**config, "on_error": on_error}), base_dir=base_dir)
+
+
+def _described(track: Track) -> dict[str, Any]:
+    """What is known of a track without a metadata module, with the prompt that stays."""
+    known = track.description.known(track.path, track.relpath)
+    return {**known, **track.description.prompt(known, track.path, track.relpath)}
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -130,11 +135,11 @@ def test_the_manifest_is_the_list_of_tracks_in_the_order_of_the_index(tmp_path: 
     (tmp_path / "m.csv").write_text("path,prompt\nb.wav,bee\na.wav,ay\n")
     index = _index(tmp_path, manifest="m.csv")
     assert [(track.index, track.relpath) for track in index] == [(0, "a.wav"), (1, "b.wav")]
-    assert [known_metadata(track)["prompt"] for track in index] == ["ay", "bee"]
+    assert [_described(track)["prompt"] for track in index] == ["ay", "bee"]
     (tmp_path / "filelist.txt").write_text("unlisted.wav\nb.wav\n")
     narrowed = _index(tmp_path, manifest="m.csv")
     assert [track.relpath for track in narrowed] == ["b.wav", "unlisted.wav"]
-    assert [known_metadata(track).get("prompt") for track in narrowed] == ["bee", None]
+    assert [_described(track).get("prompt") for track in narrowed] == ["bee", None]
 
 
 def test_a_listed_file_that_is_missing_stops_or_stays_to_be_skipped(tmp_path: Path) -> None:
@@ -150,10 +155,10 @@ def test_a_manifest_is_looked_for_in_the_folder_then_beside_the_config(tmp_path:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/m.csv").write_text("path,prompt\na.wav,config\n")
     found = _index(tmp_path / "music", tmp_path / "configs", manifest="m.csv")
-    assert known_metadata(found[0])["prompt"] == "config"
+    assert _described(found[0])["prompt"] == "config"
     (tmp_path / "music/m.csv").write_text("path,prompt\na.wav,folder\n")
     found = _index(tmp_path / "music", tmp_path / "configs", manifest="m.csv")
-    assert known_metadata(found[0])["prompt"] == "folder"
+    assert _described(found[0])["prompt"] == "folder"
 
 
 def test_a_source_without_what_it_needs_is_refused_when_the_config_is_read() -> None:
