@@ -1,7 +1,7 @@
 """One HTTP request for a file or a part of it; an answer that is not that becomes one of two errors.
 
-A mirror that has not got the file is left for the next (:class:`MirrorRefusalError`); one that stumbled is asked
-again (:class:`MirrorFaultError`). Nothing is believed here about lengths: the caller checks what came.
+A mirror that has not got the file is left for the next (:class:`MirrorRefusalError`); one that stumbled is
+asked again (:class:`MirrorFaultError`). Nothing is believed here about lengths: the caller checks what came.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def license_counts(numbers: Collection[int], licenses: Mapping[int, TrackLicense
         "NC (no commercial use)": sum(1 for one in found if one is None or not one.commercial_use),
         "ND (no derived works)": sum(1 for one in found if one is None or not one.derivatives),
     }
-    each = ", ".join(f"{code} {count}" for code, count in sorted(counts.items(), key=lambda item: -item[1]))
+    each = ", ".join(f"{code} {count}" for code, count in _most_first(counts))
     return f"{each}; {', '.join(f'{name}: {count}' for name, count in bound.items())}"
 
 
@@ -104,12 +104,16 @@ def _summary(paths: Mapping[int, str], licenses: Mapping[int, TrackLicense], hou
         "",
         "| licence | recordings |",
         "|---|---|",
-        *(f"| {short} | {count} |" for short, count in shorts.most_common()),
+        *(f"| {short} | {count} |" for short, count in _most_first(shorts)),
         "",
         *(f"- {sign}: {meaning}" for sign, meaning in _MEANING.items()),
         "- Tables and tags of MTG-Jamendo: CC BY-NC-SA 4.0, Music Technology Group, UPF.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _most_first(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _keep_backup(target: Path, wanted: Collection[int]) -> None:

@@ -1,4 +1,4 @@
-"""The Song Describer Dataset (Manco et al. 2023, arXiv 2311.10057): 706 tracks, two minutes each, with captions.
+"""The Song Describer Dataset (Manco et al. 2023, arXiv 2311.10057): two minutes each of 706 tracks.
 
 It is published on Zenodo (record 10072001) with MD5 checksums. The recordings come in one zip; what was taken
 out of it is listed by SHA-256, so that later runs can verify them without it.

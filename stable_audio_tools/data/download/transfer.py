@@ -1,8 +1,8 @@
 """Files from mirrors, resumed after any interruption and verified before they get their names.
 
 While ``x.mp3`` comes it is ``.x.mp3.part``, and ``.x.mp3.part.json`` beside it says what it is to become. A
-resumed part is hashed from its first byte, so that whatever happened to it in between is seen. Only a file whose
-checksum is right takes its name.
+resumed part is hashed from its first byte, so that whatever happened to it in between is seen. Only a file
+whose checksum is right takes its name.
 """
 
 from __future__ import annotations
