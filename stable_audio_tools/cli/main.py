@@ -40,6 +40,7 @@ JOBS = {
     "dedup": Job(
         "dedup", "dedup", "Find duplicate tracks and write the list that training leaves out.", "Data"
     ),
+    "pre-encode": Job("pre_encode", "pre_encode", "Store the latents of every track, once.", "Data"),
     "train": Job("train", "train", "Fine-tune or train a model.", "Training", _RECOVER),
     "train-lora": Job(
         "train", "train_lora", "Train low-rank adapters on a frozen base model.", "Training", _RECOVER
