@@ -71,7 +71,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if name == "bpm":
         return _tempo(value, where)
     if name in _TEXTS:
-        return ", ".join(_words([value] if not isinstance(value, list) else value, where))
+        if isinstance(value, str):
+            return " ".join(value.split())
+        return ", ".join(_words(value if isinstance(value, list) else [value], where))
     return value
 
 

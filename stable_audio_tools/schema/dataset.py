@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.prompts import PromptConfig
@@ -73,6 +73,9 @@ class AudioDirDataset(Config):
     """
 
     dataset_type: Literal["audio_dir"]
+    custom_metadata_module: str | None = None
+    metadata_sources: list[MetadataSource] | None = None
+    prompts: PromptConfig | None = None
     datasets: list[AudioDirectory] = Field(min_length=1)
     random_crop: bool = True
     drop_last: bool = True
@@ -90,16 +93,14 @@ class AudioDirDataset(Config):
     def _shared_keys_are_of_every_folder(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        shared = {key: data[key] for key in _FOR_EVERY_FOLDER if key in data}
+        shared = {key: data[key] for key in _FOR_EVERY_FOLDER if _is_right(key, data.get(key))}
         entries = data.get("datasets")
-        if not shared:
+        if not shared or not isinstance(entries, list):
             return data
-        data = {key: value for key, value in data.items() if key not in shared}
-        if isinstance(entries, list):
-            data["datasets"] = [
-                {**shared, **entry} if isinstance(entry, dict) else entry for entry in entries
-            ]
-        return data
+        return {
+            **data,
+            "datasets": [{**shared, **entry} if isinstance(entry, dict) else entry for entry in entries],
+        }
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> AudioDirDataset:
@@ -207,6 +208,17 @@ class WebDataset(Config):
     def _ids_are_unique(self) -> WebDataset:
         _check_ids([entry.id for entry in self.datasets])
         return self
+
+
+def _is_right(key: str, value: Any) -> bool:
+    """Whether a folder may have it. What is wrong is left where it was written, to be named there."""
+    if value is None:
+        return False
+    try:
+        AudioDirectory.model_validate({"id": "", "path": "", "manifest": "", key: value})
+    except ValidationError:
+        return False
+    return True
 
 
 def _check_ids(ids: list[str]) -> None:

@@ -18,7 +18,7 @@ from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.metadata import load_metadata_function
 from stable_audio_tools.data.sidecars import sidecar_tag
-from stable_audio_tools.errors import DataError
+from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.schema.generation import ClipSidecar
 from stable_audio_tools.schema.reader import parse_dataset_config
@@ -171,6 +171,16 @@ def test_keys_beside_datasets_are_for_folders_without_their_own(tmp_path: Path) 
         _infos(config)  # the file is in the folder itself, which has no name within it
     config["prompts"] = {"templates": ["{filename}"]}
     assert [info["prompt"] for info in _infos(config)] == ["a", "own"]
+    again = parse_dataset_config(config).model_dump(mode="json")
+    assert parse_dataset_config(again).model_dump(mode="json") == again
+    for key, value, where in (
+        ("prompts", {"templates": ["{a}", "{a"]}, r"prompts\.templates\[1\]: template '\{a': '\{' at"),
+        ("metadata_sources", ["txt"], r"metadata_sources\[0\]: "),
+        ("metadata_source", ["text"], r"unknown key 'metadata_source'; did you mean 'metadata_sources'"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^dataset config: (top level: )?{where}") as caught:
+            parse_dataset_config({**config, key: value})
+        assert "more)" not in str(caught.value)
 
 
 def test_file_and_folder_names_and_years_make_prompts(tmp_path: Path) -> None:
