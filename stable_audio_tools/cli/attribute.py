@@ -14,6 +14,7 @@ from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.cli.options import flags_of
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.files import ModelFiles
+from stable_audio_tools.schema.reader import read_dataset_config
 
 app = typer.Typer(help="Ask which training tracks shaped generated clips (D-TRAK).", no_args_is_help=True)
 
@@ -31,6 +32,12 @@ _WORKERS = typer.Option(4, help="Processes that decode.", rich_help_panel=_WORK)
 _DEVICE = typer.Option(None, help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_WORK)
 _FIXED_CROPS = typer.Option(
     False, "--disable-random-crop", help="Windows from the start of each track (the default)."
+)
+_PRE_ENCODED = typer.Option(
+    False,
+    "--pre-encoded",
+    help="The training set is stored latents. Its dataset config says so too; another is refused.",
+    rich_help_panel=_FILES,
 )
 _RANK_BY = typer.Option(
     None,
@@ -71,6 +78,7 @@ def run(
     num_workers: int = _WORKERS,
     device: str | None = _DEVICE,
     disable_random_crop: bool = _FIXED_CROPS,
+    pre_encoded: bool = _PRE_ENCODED,
     rank_by: str | None = _RANK_BY,
     top_k: int | None = _TOP_K,
 ) -> None:
@@ -78,6 +86,7 @@ def run(
 
     A run that was killed goes on where it stopped.
     """
+    _check_stored(pre_encoded, train_dataset_config)
     run_attribution(
         ModelFiles(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path),
         train_dataset_config,
@@ -115,8 +124,10 @@ def extract(
     num_workers: int = _WORKERS,
     device: str | None = _DEVICE,
     disable_random_crop: bool = _FIXED_CROPS,
+    pre_encoded: bool = _PRE_ENCODED,
 ) -> None:
     """Projected gradients of every track of a dataset, or of every clip, in a store that can be continued."""
+    _check_stored(pre_encoded, dataset_config)
     extract_features(
         ModelFiles(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path),
         output,
@@ -152,3 +163,11 @@ def _feature_settings(flags: dict[str, Any], fixed_crops: bool) -> FeatureSettin
     if fixed_crops and flags.get("random_crop"):
         raise UsageError("--random-crop and --disable-random-crop exclude each other")
     return FeatureSettings(**flags)
+
+
+def _check_stored(pre_encoded: bool, dataset_config: Path | None) -> None:
+    if not pre_encoded or dataset_config is None:  # clips are recordings whatever the training set is
+        return
+    found = read_dataset_config(dataset_config).dataset_type
+    if found != "pre_encoded":
+        raise UsageError(f"--pre-encoded: {dataset_config} is of type {found!r}, expected 'pre_encoded'")

@@ -36,7 +36,7 @@ from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.song_describer import SongDescriberScores
-from stable_audio_tools.training.start import prepare_model, write_load_reports
+from stable_audio_tools.training.start import prepare_model, require_same_form, write_load_reports
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
 
@@ -60,6 +60,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     model_config = _read_model_config(settings.model_config, lora)
     hardware = choose_hardware(settings, lora or trains_by_turns(model_config))
     dataset_config = read_dataset_config(settings.dataset_config)
+    require_same_form(model_config, dataset_config, settings.dataset_config)
     resume = find_resume(settings)
     start_batch = resume.start_batch(settings.batch_size, hardware.world_size) if resume else 0
     loader = _loader(settings, hardware, model_config, dataset_config, start_batch)
@@ -142,8 +143,10 @@ def _val_loader(settings: TrainSettings, hardware: Hardware, model_config: Model
     """The validation set: every track once, always the same crops."""
     if settings.val_dataset_config is None:
         return None
+    dataset_config = read_dataset_config(settings.val_dataset_config)
+    require_same_form(model_config, dataset_config, settings.val_dataset_config)
     loader = create_dataloader_from_config(
-        read_dataset_config(settings.val_dataset_config),
+        dataset_config,
         settings.batch_size,
         model_config.sample_size,
         model_config.sample_rate,

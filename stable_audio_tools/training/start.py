@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stable_audio_tools.errors import UsageError
+from stable_audio_tools.errors import ConfigError, UsageError
 from stable_audio_tools.models.adapters.lora import apply_lora, load_adapter
 from stable_audio_tools.models.checkpoints import LoadReport, load_checkpoint, load_pretransform
 from stable_audio_tools.models.factory import create_model_from_config
@@ -16,7 +16,12 @@ from stable_audio_tools.models.utils import remove_weight_norm_from_model
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import say, warn
-from stable_audio_tools.schema.model import DiffusionCondModelConfig, ModelConfig
+from stable_audio_tools.schema.dataset import DatasetConfig, PreEncodedDataset
+from stable_audio_tools.schema.model import (
+    DiffusionAutoencoderModelConfig,
+    DiffusionCondModelConfig,
+    ModelConfig,
+)
 from stable_audio_tools.schema.training import LoraConfig
 from stable_audio_tools.training.settings import TrainSettings
 
@@ -58,6 +63,30 @@ def prepare_model(
         if settings.lora_ckpt_path:
             load_adapter(model, settings.lora_ckpt_path)
     return model
+
+
+def require_same_form(model_config: ModelConfig, dataset_config: DatasetConfig, source: str) -> None:
+    """Refuse latents where the model takes recordings, and the other way round.
+
+    Raises:
+        ConfigError: the dataset config ``source`` and ``training.pre_encoded`` do not fit.
+    """
+    wanted = getattr(model_config.training, "pre_encoded", None)
+    found = isinstance(dataset_config, PreEncodedDataset) or getattr(dataset_config, "pre_encoded", False)
+    if found == bool(wanted):
+        return
+    if wanted:
+        what, advice = "recordings", "name stored latents, or set it to false"
+    elif wanted is None or isinstance(model_config, DiffusionAutoencoderModelConfig):
+        kind = model_config.model_type
+        raise ConfigError(
+            f"{source}: holds stored latents, but a model of type {kind!r} trains on recordings"
+        )
+    else:
+        what, advice = "stored latents", "set it to true, or name recordings"
+    raise ConfigError(
+        f"{source}: holds {what}, but training.pre_encoded of the model is {str(wanted).lower()}; {advice}"
+    )
 
 
 def write_load_reports(folder: Path, reports: Sequence[LoadReport]) -> None:
