@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 
+from stable_audio_tools.data.download.settings import SELECTIONS
 from stable_audio_tools.data.jamendo import JamendoTrack
 from stable_audio_tools.data.licenses import TrackLicense
 from stable_audio_tools.errors import UsageError
 
-SELECTIONS = ("plain", "balanced")
 LICENSE_WORDS = ("any", "no-nc", "no-nd")
 LICENSE_CODES = ("by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "lal", "other")
 

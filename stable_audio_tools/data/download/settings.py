@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stable_audio_tools.data.download.selection import SELECTIONS
 from stable_audio_tools.errors import UsageError
 
 MODES = ("track", "member", "tar")
 QUALITIES = ("audio", "audio-low")
+SELECTIONS = ("plain", "balanced")
 SPLITS = ("all", "train", "validation", "test")
 SUBSETS = (
     "raw_30s",

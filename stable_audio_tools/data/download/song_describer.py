@@ -91,9 +91,12 @@ def download_song_describer(output_dir: str | Path, settings: SongDescriberSetti
         warn_of_room(home, 2 * to_come)
         write_manifest(home, "download", asdict(settings))
         outcome = _fetch(fetcher, missing, published, settings.workers)
-        raise_if_lacking(
-            {name: str(error) for name, error in outcome.failed.items()}, len(missing), outcome.fatal
-        )
+        failed = {
+            name: str(outcome.failed.get(name, "not reached before the end"))
+            for name, target in missing.items()
+            if not target.is_file()
+        }
+        raise_if_lacking(failed, len(missing), outcome.fatal)
         if _ZIP in targets:
             good |= _unpack(targets[_ZIP], audio, listed, keep=settings.keep_zip)
         wanted = _write_tables(home, targets, good)
