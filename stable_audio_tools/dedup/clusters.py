@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-KEEP_RULE = "of the tracks within 0.2 s of the longest, the highest bit rate, then the smallest sample id"
+KEEP_RULE = (
+    "none beside an evaluation track; else of the tracks within 0.2 s of the longest a lossless one, then the"
+    " highest sample rate and bit rate, then the licence that allows most, then the smallest sample id"
+)
 """What :func:`choose_kept` does, in words, for the summary."""
 
 _AS_LONG_SECONDS = 0.2
 """An encoder pads up to 0.1 s (two MP3 frames and its delay); that does not make a copy the longer one."""
 
+_SAME_BIT_RATE = 1.02
+"""Tags and covers count as bytes: bit rates this close are one."""
+
+LICENSE_ORDER = ("by", "by-sa", "lal", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
+"""Licence codes from the one that allows most; any other, and none, come last."""
+
 
 @dataclass(frozen=True)
 class Member:
-    """What the keep rule looks at."""
+    """What the keep rule looks at. ``license`` is a code of :data:`LICENSE_ORDER`, or empty."""
 
     sample_id: str
     duration_seconds: float
     size_bytes: int
+    lossless: bool = False
+    sample_rate: int = 0
+    license: str = ""
+    evaluation: bool = False
 
     @property
     def bits_per_second(self) -> float:
@@ -48,7 +61,22 @@ def connected_groups(count: int, edges: Iterable[tuple[int, int]]) -> list[list[
 
 
 def choose_kept(members: Sequence[Member]) -> int:
-    """The position in ``members`` of the track to keep, by :data:`KEEP_RULE`; their order does not matter."""
+    """The position in ``members`` of the track to keep, by :data:`KEEP_RULE`; their order does not matter.
+
+    Where one of them is an evaluation track that one is chosen, and so nothing of the group is trained on.
+    """
+    seen = [i for i, member in enumerate(members) if member.evaluation]
+    if seen:
+        return min(seen, key=lambda i: members[i].sample_id)
     longest = max(member.duration_seconds for member in members)
-    as_long = [i for i, member in enumerate(members) if member.duration_seconds >= longest - _AS_LONG_SECONDS]
-    return min(as_long, key=lambda i: (-members[i].bits_per_second, members[i].sample_id))
+    left = [i for i, member in enumerate(members) if member.duration_seconds >= longest - _AS_LONG_SECONDS]
+    left = [i for i in left if members[i].lossless] or left
+    highest = max(members[i].sample_rate for i in left)
+    left = [i for i in left if members[i].sample_rate == highest]
+    densest = max(members[i].bits_per_second for i in left)
+    left = [i for i in left if members[i].bits_per_second * _SAME_BIT_RATE >= densest]
+    return min(left, key=lambda i: (_license_rank(members[i].license), members[i].sample_id))
+
+
+def _license_rank(code: str) -> int:
+    return LICENSE_ORDER.index(code) if code in LICENSE_ORDER else len(LICENSE_ORDER)

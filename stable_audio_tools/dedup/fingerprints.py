@@ -1,4 +1,4 @@
-"""What is remembered of a track: its histogram of DAC codes, its onsets in order, whether it sounds at all.
+"""How often a track says each code of a DAC: a fingerprint that sees sound, and no order.
 
 DAC is the codec of R. Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023):
 residual vector quantisation, so codebook 1 holds the coarse sound and each further one what the ones before
@@ -8,10 +8,9 @@ left over.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,88 +18,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stable_audio_tools.audio.files import probe, read_audio
+from stable_audio_tools.audio.files import read_audio
 from stable_audio_tools.audio.transforms import rms_normalize
-from stable_audio_tools.dedup.verify import onset_features
-from stable_audio_tools.errors import AudioError, UsageError
+from stable_audio_tools.dedup.settings import HISTOGRAM_MODES
+from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import atomic_path, hash_json
 from stable_audio_tools.runtime.libraries import load_pretrained
 
-HISTOGRAM_MODES = ("per-codebook", "global")
-_INAUDIBLE_RMS = 1e-4  # -80 dBFS
+CODES_FORMAT = 3
 
 
-@dataclass(frozen=True)
-class FingerprintSettings:
-    """How tracks are turned into codes.
+def read_for_codes(path: str | Path, sample_rate: int, max_seconds: float | None) -> torch.Tensor:
+    """The first ``max_seconds`` of a file (None: all of it), mono ``(T,)``, as loud as all others.
 
-    ``max_audio_seconds`` is counted from the start of a file, ``None`` takes all of it; ``chunk_seconds`` and
-    ``batch_size`` bound the memory of the model, and a chunk's edges change a handful of its codes.
-    """
-
-    max_audio_seconds: float | None = 120.0
-    chunk_seconds: float = 10.0
-    batch_size: int = 4
-
-    def __post_init__(self) -> None:
-        if self.max_audio_seconds is not None and not self.max_audio_seconds > 0:
-            raise UsageError(
-                f"max audio seconds is {self.max_audio_seconds}: expected a number above 0, or nothing"
-            )
-        if not self.chunk_seconds > 0 or self.batch_size < 1:
-            raise UsageError(
-                f"chunks of {self.chunk_seconds} s in batches of {self.batch_size}: expected numbers above 0"
-            )
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A decoded track: mono ``(T,)`` at the codec's rate, its whole length, and why it is inaudible."""
-
-    audio: torch.Tensor
-    duration_seconds: float
-    flaw: str | None
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """``counts`` of each code, ``(codebooks, codebook size)`` int32; ``onsets`` ``(frames, bands)`` int8.
-
-    ``flaw`` is ``silent``, ``constant`` or ``anti-phase`` where there is nothing to compare in the mono mix.
-    """
-
-    counts: NDArray[np.int32]
-    onsets: NDArray[np.int8]
-    duration_seconds: float
-    flaw: str | None
-
-
-def load_recording(path: str | Path, sample_rate: int, max_seconds: float | None) -> Recording:
-    """Decode the first ``max_seconds`` of a file (``None``: all of it) and mix it to mono.
+    A codec hears loudness too, and a softer copy is still a copy.
 
     Raises:
-        AudioError: the file cannot be decoded, or holds no audio or values that are not finite.
+        AudioError: the file cannot be decoded.
     """
-    duration = probe(path).duration_seconds
     channels, _ = read_audio(path, duration_seconds=max_seconds, sample_rate=sample_rate)
-    if channels.shape[-1] == 0:
-        raise AudioError(
-            f"{path}: decodes to no audio at all; replace the file or take it out of the dataset"
-        )
-    if not torch.isfinite(channels).all():
-        raise AudioError(f"{path}: has samples that are not finite numbers; encode the file again")
-    mono = channels.mean(0)
-    return Recording(mono, duration, _flaw(channels, mono))
-
-
-def _flaw(channels: torch.Tensor, mono: torch.Tensor) -> str | None:
-    """Why the mono mix holds nothing to compare, or None."""
-    if (mono - mono.mean()).square().mean().sqrt() > _INAUDIBLE_RMS:
-        return None
-    if (channels - channels.mean(-1, keepdim=True)).square().mean().sqrt() > _INAUDIBLE_RMS:
-        return "anti-phase"
-    return "constant" if channels.abs().max() > _INAUDIBLE_RMS else "silent"
+    return rms_normalize(channels.mean(0, keepdim=True))[0]
 
 
 class DacFingerprinter:
@@ -109,9 +47,11 @@ class DacFingerprinter:
     Args:
         model_path: a folder, or a name on the hub such as ``descript/dac_44khz``.
         device: where the codec runs; ``None`` is the best there is.
+        max_audio_seconds: how much of a file is heard, from its start; ``None`` takes all of it.
+        chunk_seconds, batch_size: they bound the memory of the model.
 
     Attributes:
-        sample_rate: what :meth:`fingerprint` expects, in Hz.
+        sample_rate: of what :meth:`count_codes` expects, in Hz.
         stamp: a hash of the codec's weights and of all settings; equal stamps make equal fingerprints.
 
     Raises:
@@ -123,45 +63,58 @@ class DacFingerprinter:
         model_path: str | Path = "descript/dac_44khz",
         *,
         device: str | torch.device | None = None,
-        settings: FingerprintSettings | None = None,
+        max_audio_seconds: float | None = 120.0,
+        chunk_seconds: float = 10.0,
+        batch_size: int = 4,
     ) -> None:
         self.device = resolve_device(device)
-        self.settings = settings or FingerprintSettings()
+        self.max_audio_seconds, self.batch_size = max_audio_seconds, batch_size
         self._model = _load_dac(str(model_path)).eval().requires_grad_(False)
         config = self._model.config
         self.sample_rate = int(config.sampling_rate)
         self._hop = math.prod(config.downsampling_ratios)
+        self._chunk = max(1, round(chunk_seconds * self.sample_rate / self._hop)) * self._hop
         self._codebooks, self._codebook_size = int(config.n_codebooks), int(config.codebook_size)
         self.weights_sha256 = _weights_sha256(self._model)
-        stamped = {name: value for name, value in asdict(self.settings).items() if name != "batch_size"}
-        self.stamp = hash_json({"format": 2, "weights": self.weights_sha256, **stamped})
+        self.stamp = hash_json(
+            {
+                "format": CODES_FORMAT,
+                "weights": self.weights_sha256,
+                "seconds": max_audio_seconds,
+                "chunk": self._chunk,
+            }
+        )
         self._model.to(self.device)
 
+    def read(self, path: str | Path) -> torch.Tensor:
+        """What of a file :meth:`count_codes` takes; for threads that decode ahead."""
+        return read_for_codes(path, self.sample_rate, self.max_audio_seconds)
+
+    def chunks(self, audio: torch.Tensor) -> int:
+        """How many chunks ``audio`` ``(T,)`` makes: what fills a batch."""
+        return -(-len(audio) // self._chunk)
+
     @torch.inference_mode()
-    def count_codes(self, audio: torch.Tensor) -> NDArray[np.int32]:
-        """How often each code occurs in mono ``audio`` ``(T,)``: ``(codebooks, codebook size)``.
+    def count_codes(self, tracks: Sequence[torch.Tensor]) -> list[NDArray[np.int32]]:
+        """How often each code occurs in each of several tracks: ``(codebooks, codebook size)`` a track.
 
-        The last chunk is padded with zeros for the model; the codes of the padding are not counted.
+        Tracks are mono ``(T,)``. Chunks of all tracks share batches. The last chunk of a track is padded with
+        zeros for the model; the codes of the padding are not counted.
         """
-        chunk = max(1, round(self.settings.chunk_seconds * self.sample_rate / self._hop)) * self._hop
-        chunks = torch.nn.functional.pad(audio, (0, -len(audio) % chunk)).view(-1, 1, chunk)
-        codes = [
-            self._model.encode(batch.to(self.device)).audio_codes.permute(1, 0, 2).flatten(1).cpu()
-            for batch in chunks.split(self.settings.batch_size)
-        ]
-        heard = torch.cat(codes, dim=1)[:, : math.ceil(len(audio) / self._hop)]
-        counts = torch.stack([torch.bincount(book, minlength=self._codebook_size) for book in heard])
-        return counts.to(torch.int32).numpy()
-
-    def fingerprint(self, recording: Recording) -> Fingerprint:
-        """The fingerprint of a track; a flawed one has no codes, which would only describe the codec."""
-        if recording.flaw:
-            counts = np.zeros((self._codebooks, self._codebook_size), dtype=np.int32)
-        else:
-            # a codec hears loudness too, and a softer copy is still a copy
-            counts = self.count_codes(rms_normalize(recording.audio[None])[0])
-        onsets = onset_features(recording.audio, self.sample_rate)
-        return Fingerprint(counts, onsets, recording.duration_seconds, recording.flaw)
+        padded = [torch.nn.functional.pad(audio, (0, -len(audio) % self._chunk)) for audio in tracks]
+        chunks = torch.cat([audio.view(-1, 1, self._chunk) for audio in padded])
+        codes = torch.cat(
+            [
+                self._model.encode(batch.to(self.device)).audio_codes.cpu()
+                for batch in chunks.split(self.batch_size)
+            ]
+        )
+        counts = []
+        for audio, own in zip(tracks, codes.split([self.chunks(audio) for audio in tracks]), strict=True):
+            heard = own.permute(1, 0, 2).flatten(1)[:, : math.ceil(len(audio) / self._hop)]
+            books = [torch.bincount(book, minlength=self._codebook_size) for book in heard]
+            counts.append(torch.stack(books).to(torch.int32).numpy())
+        return counts
 
 
 def _load_dac(model_path: str) -> Any:
@@ -202,22 +155,19 @@ def histogram(counts: NDArray[np.int32], mode: str = "per-codebook") -> NDArray[
     return joined.astype(np.float32)
 
 
-def save_fingerprint(path: Path, fingerprint: Fingerprint, stamp: str) -> None:
-    """Write one fingerprint as ``.npz``; the file is whole or absent."""
-    facts = {"stamp": stamp, "duration_seconds": fingerprint.duration_seconds, "flaw": fingerprint.flaw}
+def save_codes(path: Path, counts: NDArray[np.int32], stamp: str) -> None:
+    """Write the counts of one track as ``.npz``; the file is whole or absent."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(
-            stream, counts=fingerprint.counts, onsets=fingerprint.onsets, facts=np.array(json.dumps(facts))
-        )
+        np.savez_compressed(stream, counts=counts, stamp=np.array(stamp))
 
 
-def load_fingerprint(path: Path, stamp: str) -> Fingerprint | None:
-    """The fingerprint stored at ``path``, or None where there is none of these settings and weights."""
+def load_codes(path: Path, stamp: str) -> NDArray[np.int32] | None:
+    """The counts stored at ``path``, or None where there are none of these settings and weights."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            facts: dict[str, Any] = json.loads(str(stored["facts"]))
-            if facts["stamp"] != stamp:
+            if str(stored["stamp"]) != stamp:
                 return None
-            return Fingerprint(stored["counts"], stored["onsets"], facts["duration_seconds"], facts["flaw"])
+            counts: NDArray[np.int32] = stored["counts"]
+            return counts
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None  # absent or damaged, it is only a cache miss: it is made again and replaced

@@ -12,21 +12,9 @@ from typing import Any
 from stable_audio_tools.data.index import Track
 from stable_audio_tools.data.paths import write_path_list
 from stable_audio_tools.dedup.clusters import KEEP_RULE
-from stable_audio_tools.dedup.verify import Alignment
+from stable_audio_tools.dedup.matching import Pair
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.runtime.manifest import installed_versions
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two tracks and the evidence about them; ``a`` and ``b`` are positions in the index, ``a < b``."""
-
-    a: int
-    b: int
-    similarity: float
-    identical_bytes: bool
-    alignment: Alignment | None
-    duplicate: bool
 
 
 @dataclass(frozen=True)
@@ -35,14 +23,18 @@ class DedupSummary:
 
     ``groups``, ``excluded`` and the keys of ``flagged`` are sample ids, the keys of ``failed`` paths;
     ``flagged`` says why a track has nothing to compare, ``failed`` why it could not be read.
+    ``evaluation_twins`` names for each track that is excluded because of it an evaluation track of its group.
     ``content_sha256`` is over all sample ids with the hashes of their files.
     """
 
     tracks: int
     candidates: int
     duplicate_pairs: int
+    exact_copies: int
     groups: list[list[str]]
     excluded: list[str]
+    evaluation_tracks: int
+    evaluation_twins: dict[str, str]
     flagged: dict[str, str]
     failed: dict[str, str]
     settings: dict[str, Any]
@@ -52,43 +44,57 @@ class DedupSummary:
 
 def write_outputs(
     output_dir: Path,
-    index: Sequence[Track],
+    tracks: Sequence[Track],
+    excluded: Sequence[int],
     summary: DedupSummary,
     pairs: Sequence[Pair],
     kept: Mapping[int, int],
 ) -> None:
-    """Write all files into ``output_dir``; ``kept`` maps each member of a group to the one that stays."""
+    """Write all files but the page into ``output_dir``.
+
+    Args:
+        tracks: the dataset, and after it the evaluation tracks.
+        excluded: positions of the tracks to leave out of training.
+        kept: maps each member of a group to the one that stays.
+    """
     with (
         atomic_path(output_dir / "similar_pairs.jsonl") as temporary,
         open(temporary, "w", encoding="ascii") as out,
     ):
         for pair in pairs:
-            out.write(json.dumps(_pair_record(pair, index, kept)) + "\n")
+            out.write(json.dumps(pair_record(pair, tracks, kept)) + "\n")
     write_json(
         output_dir / "failed_files.json",
         [{"file": path, "error": error} for path, error in summary.failed.items()],
     )
-    _write_exclude_list(
-        output_dir / "exclude_paths.txt", index, [i for i in sorted(kept) if kept[i] != i], summary
-    )
+    _write_exclude_list(output_dir / "exclude_paths.txt", tracks[: summary.tracks], excluded, summary)
     write_json(output_dir / "summary.json", {**asdict(summary), "versions": installed_versions()})
 
 
-def _pair_record(pair: Pair, index: Sequence[Track], kept: Mapping[int, int]) -> dict[str, Any]:
+def pair_record(pair: Pair, tracks: Sequence[Track], kept: Mapping[int, int]) -> dict[str, Any]:
+    """One line of ``similar_pairs.jsonl``."""
     record: dict[str, Any] = {
-        "a": index[pair.a].sample_id,
-        "b": index[pair.b].sample_id,
-        "a_path": str(index[pair.a].path),
-        "b_path": str(index[pair.b].path),
+        "a": tracks[pair.a].sample_id,
+        "b": tracks[pair.b].sample_id,
+        "a_path": str(tracks[pair.a].path),
+        "b_path": str(tracks[pair.b].path),
         "similarity": pair.similarity,
+        "votes": pair.votes,
         "identical_bytes": pair.identical_bytes,
-        **(asdict(pair.alignment) if pair.alignment else {}),
+        "identical_audio": pair.identical_audio,
+        **_rounded(pair),
         "duplicate": pair.duplicate,
     }
     if pair.duplicate:
-        record["kept"] = index[kept[pair.a]].sample_id
-        record["excluded"] = [index[i].sample_id for i in (pair.a, pair.b) if kept[i] != i]
+        record["kept"] = tracks[kept[pair.a]].sample_id
+        record["excluded"] = [tracks[i].sample_id for i in (pair.a, pair.b) if kept[i] != i]
     return record
+
+
+def _rounded(pair: Pair) -> dict[str, float]:
+    if pair.alignment is None:
+        return {}
+    return {name: round(value, 4) for name, value in asdict(pair.alignment).items()}
 
 
 def _write_exclude_list(
@@ -97,6 +103,11 @@ def _write_exclude_list(
     """One path a line: relative to its dataset's folder where that names one track only, else absolute."""
     users = Counter(item.relpath for item in index)
     settings = summary.settings
+    how = (
+        f"{settings['histogram_mode']} histograms from cosine {settings['similarity_threshold']} on"
+        if settings["model_path"] is not None
+        else "no code histograms"
+    )
     write_path_list(
         path,
         [
@@ -105,7 +116,6 @@ def _write_exclude_list(
         ],
         comments=(
             f"{len(positions)} duplicates of {summary.tracks} tracks; kept of each group: {KEEP_RULE}",
-            f"{settings['histogram_mode']} histograms from cosine {settings['similarity_threshold']} on, "
-            f"verified: {settings['verify']}; the evidence is in similar_pairs.jsonl",
+            f"{how}, verified: {settings['verify']}; the evidence is in similar_pairs.jsonl and pairs.html",
         ),
     )

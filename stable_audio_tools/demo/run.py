@@ -99,17 +99,20 @@ def _catalogue(result: DemoResult, device: str | None) -> None:
 
 def _dedup(result: DemoResult, device: str | None) -> None:
     from stable_audio_tools.dedup.run import run_dedup
+    from stable_audio_tools.dedup.settings import DedupSettings
 
     config = parse_dataset_config(result.dataset_config())
     output = result.folder / "dedup"
     run_dedup(
         TrackIndex.from_config(config, apply_excludes=False),
         output,
-        model_path=asset("dac"),
-        device=device,
-        similarity_threshold=0.75,  # 13 s hold few codes, so histograms of copies differ; alignment decides
-        max_audio_seconds=60.0,
-        num_workers=2,
+        DedupSettings(
+            model_path=str(asset("dac")),
+            device=device,
+            similarity_threshold=0.75,  # 13 s hold few codes, so histograms of copies differ
+            max_audio_seconds=60.0,
+            num_workers=2,
+        ),
     )
     result.dedup = read_json(output / "summary.json")
 

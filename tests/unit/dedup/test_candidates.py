@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from stable_audio_tools.dedup.candidates import similar_pairs
-from stable_audio_tools.errors import UsageError
 
 
 def unit_rows(count: int, width: int = 6, seed: int = 0) -> np.ndarray:
@@ -40,7 +39,25 @@ def test_fewer_than_two_rows_have_no_pairs(count: int) -> None:
     assert len(similar_pairs(unit_rows(count), 0.5).first) == 0
 
 
-@pytest.mark.parametrize("threshold", [0.0, -0.5, 1.01, float("nan")])
-def test_a_threshold_that_is_no_cosine_is_refused(threshold: float) -> None:
-    with pytest.raises(UsageError, match="cosine"):
-        similar_pairs(unit_rows(2), threshold)
+@pytest.mark.parametrize("block", [1, 4, 100])
+def test_the_nearest_of_every_row_are_kept_whatever_the_blocks(block: int) -> None:
+    rows = unit_rows(30)
+    found = similar_pairs(rows, 0.5, max_per_track=3, block=block)
+    cosine = rows @ rows.T - 2 * np.eye(30)
+    expected = {
+        (min(i, int(j)), max(i, int(j)))
+        for i in range(30)
+        for j in np.argsort(-cosine[i])[:3]
+        if cosine[i, j] >= 0.5
+    }
+    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == sorted(expected)
+    np.testing.assert_allclose(found.cosine, [cosine[i, j] for i, j in sorted(expected)], atol=1e-6)
+
+
+def test_few_partners_lose_no_pair_that_is_best_for_one_side() -> None:
+    crowd = np.repeat(unit_rows(1), 5, axis=0) + 0.01 * unit_rows(5, seed=1)
+    outsider = unit_rows(1) + 0.2 * unit_rows(1, seed=2)
+    rows = np.concatenate([crowd, outsider])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = similar_pairs(rows, 0.5, max_per_track=1)
+    assert 5 in found.second.tolist()
