@@ -89,7 +89,8 @@ class Description:
             return {"prompt": text}
         if self.prompts is None:
             return {}
-        needed, found = ", ".join(needed_fields(self.prompts)), ", ".join(sorted(fields))
+        needed = ", ".join(needed_fields(self.prompts))
+        found = ", ".join(sorted(name for name, value in fields.items() if value not in ("", [], None)))
         raise DataError(
             f"{path}: no prompt template fits it: they need {needed}; known of it are {found};"
             " add a template of what every track has, such as '{filename}'"
