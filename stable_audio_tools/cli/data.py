@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from stable_audio_tools.cli.options import flags_of
-from stable_audio_tools.data.check.problems import KINDS, Thresholds
-from stable_audio_tools.data.leakage import RULES, Identity
+from stable_audio_tools.data.check.kinds import KINDS, Thresholds
 from stable_audio_tools.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from stable_audio_tools.data.check.run import CheckReport, Checksums
     from stable_audio_tools.data.index import TrackIndex
+    from stable_audio_tools.data.leakage import Identity
 
 app = typer.Typer(help="Check a dataset before it is trained on.", no_args_is_help=True)
 
 _LEAKAGE = "Keeping the evaluation out of training"
 _COPIES = "Duplicates"
-_LIMITS = "From where on it is a fault"
 _TABLES = (".csv", ".tsv")
+_NO_MODEL = "none"
 
 
 @app.callback()
@@ -67,17 +66,19 @@ def check(
         False, help="Also search for altered copies, as `sat dedup` does.", rich_help_panel=_COPIES
     ),
     model_path: str = typer.Option(
-        "descript/dac_44khz", help="DAC: a Hugging Face name or folder.", rich_help_panel=_COPIES
+        _NO_MODEL,
+        help="DAC, a Hugging Face name or folder, to search by its codes too; none: by landmarks only.",
+        rich_help_panel=_COPIES,
     ),
     device: str = typer.Option(None, help="Device of the codec.", rich_help_panel=_COPIES),
 ) -> None:
     """Say what a dataset holds and what is wrong with it; nothing in it is changed.
 
-    Every file is decoded once. A check that was killed goes on where it stopped, and a second one reads only
-    the files that changed.
+    Every file is decoded once. A check that was killed goes on where it stopped; a second one reads only what
+    changed.
     """
     from stable_audio_tools.data.check import page, summary
-    from stable_audio_tools.data.leakage import read_checksums
+    from stable_audio_tools.data.leakage import RULES, read_checksums
     from stable_audio_tools.runtime.progress import say
 
     chosen_rules = [rule for rule in (part.strip() for part in rules.split(",")) if rule]
@@ -189,40 +190,24 @@ def _with_duplicates(
     model_path: str,
     device: str | None,
 ) -> CheckReport:
-    """With the altered copies that dedup finds, among the tracks and of those of the evaluation.
-
-    Groups with an evaluation track in them lose every other member; of the others dedup chooses who stays.
-    """
-    from stable_audio_tools.data.check.problems import Problem
-    from stable_audio_tools.data.check.run import leak_problems
-    from stable_audio_tools.data.index import TrackIndex
-    from stable_audio_tools.data.leakage import Leak
+    """With the altered copies that dedup finds, among the tracks and of those of the evaluation."""
+    from stable_audio_tools.data.check.run import Recording
     from stable_audio_tools.dedup.run import run_dedup
+    from stable_audio_tools.dedup.settings import DedupSettings
 
+    settings = DedupSettings(model_path=None if model_path == _NO_MODEL else model_path, device=device)
     readable = [track for track, facts in zip(report.index, report.facts, strict=True) if facts.measured]
-    theirs = [
-        replace(track, sample_id=f"evaluation:{number}:{track.sample_id}")
-        for number, index in enumerate(evaluation)
-        for track in index
-    ]
-    together = TrackIndex([*readable, *theirs])
-    found = run_dedup(together, output_dir, model_path=model_path, device=device)
+    theirs = [track for index in evaluation for track in index]
+    found = run_dedup(readable, output_dir, settings, evaluation=theirs)
     rows = {track.sample_id: track.index for track in readable}
-    evaluated = {track.sample_id for track in theirs}
-    problems: list[Problem] = []
-    leaks: list[Leak] = []
     excluded = set(found.excluded)
-    for group in found.groups:
-        heard = [name for name in group if name in evaluated]
-        stays = heard[0] if heard else next(name for name in group if name not in excluded)
-        for name in group:
-            if name in rows and heard:
-                leaks.append(Leak(rows[name], "recording", heard[0], "dedup"))
-            elif name in rows and name != stays:
-                problems.append(
-                    Problem("duplicate", name, f"the same recording as {stays}, altered", rows[name])
-                )
-    return report.with_problems([*problems, *leak_problems(leaks, report.index)], leaks)
+    groups = []
+    for names in found.groups:
+        ours = [name for name in names if name in rows]
+        stays = next((rows[name] for name in ours if name not in excluded), None)
+        twin = next((found.evaluation_twins[name] for name in ours if name in found.evaluation_twins), None)
+        groups.append(Recording([rows[name] for name in ours], stays, twin))
+    return report.with_recordings(groups)
 
 
 def _check_table(

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from stable_audio_tools.audio.files import read_audio, save_audio
 from stable_audio_tools.audio.plots import histogram_png
 from stable_audio_tools.audio.transforms import resample, set_channels
+from stable_audio_tools.data.check.kinds import KINDS
 from stable_audio_tools.data.check.measure import FileFacts, Measurement
-from stable_audio_tools.data.check.problems import KINDS, Problem
+from stable_audio_tools.data.check.problems import Problem
 from stable_audio_tools.data.check.run import CheckReport
 from stable_audio_tools.data.check.summary import printable, summary_of
 from stable_audio_tools.data.leakage import RULES

@@ -1,72 +1,17 @@
-"""Faults of tracks: what they are called, when a track has one, and which of them take it out of training."""
+"""When a track has which fault."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
+from stable_audio_tools.data.check.kinds import KINDS, Thresholds
 from stable_audio_tools.data.check.known import Known
 from stable_audio_tools.data.check.measure import FileFacts, Measurement
 from stable_audio_tools.data.index import Track
 
 _SOUND_DBFS = -80.0
-
-
-class Kind(NamedTuple):
-    """A sort of fault: what it means, and whether such a track goes on the exclude list unasked."""
-
-    meaning: str
-    excluded: bool = False
-
-
-KINDS: dict[str, Kind] = {
-    "unreadable": Kind("cannot be decoded", excluded=True),
-    "not-finite": Kind("holds samples that are not numbers", excluded=True),
-    "silent": Kind("holds no sound above -80 dBFS", excluded=True),
-    "constant": Kind("holds a constant offset and no sound", excluded=True),
-    "leak": Kind("is in the evaluation set, or too close to it", excluded=True),
-    "duplicate": Kind("is a copy of a track that stays", excluded=True),
-    "rejected": Kind("is turned away by the metadata function"),
-    "metadata": Kind("makes the metadata fail"),
-    "no-caption": Kind("has no prompt"),
-    "unsupported": Kind("is a recording of a format or name that cannot be read, and is left out"),
-    "unlisted": Kind("is a folder that may not be looked into"),
-    "anti-phase": Kind("cancels out in the mono mix"),
-    "dead-channel": Kind("has a channel without sound"),
-    "dc-offset": Kind("is shifted away from zero"),
-    "clipped": Kind("stands still at full scale again and again"),
-    "mostly-silent": Kind("is silence for the most part"),
-    "quiet": Kind("is very soft"),
-    "short": Kind("is very short"),
-    "long": Kind("is very long"),
-    "unusual-rate": Kind("has a sample rate that music seldom has"),
-    "many-channels": Kind("has more than two channels, of which training hears the first two"),
-    "odd-name": Kind("has a line break or another control character in its name"),
-}
-"""Every kind of fault, the grave ones first."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """From where on a figure is a fault."""
-
-    min_seconds: float = field(default=1.0, metadata={"help": "Shorter tracks are `short`."})
-    max_seconds: float = field(default=3600.0, metadata={"help": "Longer tracks are `long`."})
-    min_loudness_lufs: float = field(default=-45.0, metadata={"help": "Softer tracks are `quiet`."})
-    max_silent_share: float = field(
-        default=0.5, metadata={"help": "Share below -60 dBFS from which a track is `mostly-silent`."}
-    )
-    max_dc_offset: float = field(default=0.01, metadata={"help": "Mean of a channel that is a `dc-offset`."})
-    min_correlation: float = field(
-        default=-0.9, metadata={"help": "Of left and right; below it a track is `anti-phase`."}
-    )
-    max_clipped_runs_per_minute: float = field(
-        default=10.0, metadata={"help": "Runs at full scale, per minute, from which a track is `clipped`."}
-    )
-    min_sample_rate: int = field(default=22050, metadata={"help": "Hz; lower is an `unusual-rate`."})
-    max_sample_rate: int = field(default=96000, metadata={"help": "Hz; higher is an `unusual-rate`."})
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stable_audio_tools.data.check.kinds import KINDS, Thresholds
 from stable_audio_tools.data.check.known import Known, known_of_all
 from stable_audio_tools.data.check.measure import FileFacts
-from stable_audio_tools.data.check.problems import KINDS, Problem, Thresholds, exact_copies, problems_of
+from stable_audio_tools.data.check.problems import Problem, exact_copies, problems_of
 from stable_audio_tools.data.check.survey import survey
 from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.leakage import (
@@ -25,8 +27,10 @@ Checksums = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found. Rows are those of ``index``; ``copies`` are groups of rows of the same audio, the first
-    of each stays; ``evaluation_tracks`` is None where nothing was compared with."""
+    """What was found. Rows are those of ``index``; ``copies`` are groups of rows of the same audio.
+
+    ``evaluation_tracks`` is None where there is no evaluation to compare with.
+    """
 
     title: str
     index: TrackIndex
@@ -52,11 +56,41 @@ class CheckReport:
                 found.setdefault(item.row, item.kind)
         return dict(sorted(found.items()))
 
-    def with_problems(self, found: Sequence[Problem], leaks: Sequence[Leak] = ()) -> CheckReport:
-        """With more problems, as of a search for duplicates; what is known already is not said twice."""
-        there = {(item.kind, item.row) for item in self.problems}
-        new = [item for item in found if (item.kind, item.row) not in there]
-        return replace(self, problems=_sorted([*self.problems, *new]), leaks=[*self.leaks, *leaks])
+    def with_recordings(self, groups: Sequence[Recording]) -> CheckReport:
+        """With what a search for altered copies found; it chooses anew which of exact copies stays."""
+        judged = {row for group in groups for row in group.rows}
+        others = [
+            item
+            for item in self.problems
+            if not (item.kind == "leak" or (item.kind == "duplicate" and item.row in judged))
+        ]
+        new = [
+            Problem("duplicate", self.index[row].sample_id, f"the same recording as {stays}", row)
+            for group in groups
+            if group.stays is not None
+            for stays in [self.index[group.stays].sample_id]
+            for row in group.rows
+            if row != group.stays
+        ]
+        heard = [
+            Leak(row, "recording", group.evaluation_name, "dedup")
+            for group in groups
+            if group.evaluation_name is not None
+            for row in group.rows
+        ]
+        together = [*self.copies, *(group.rows for group in groups)]
+        leaks = _spread([*self.leaks, *heard], together, "recording")
+        found = [*others, *new, *leak_problems(leaks, self.index)]
+        return replace(self, problems=_sorted(found), leaks=leaks)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Rows that are one recording: ``stays`` does, unless it is that of an evaluation track, then named."""
+
+    rows: Sequence[int]
+    stays: int | None
+    evaluation_name: str | None = None
 
 
 def check_dataset(
@@ -98,14 +132,11 @@ def check_dataset(
     problems += [Problem("unsupported", str(path), _why_unsupported(path)) for path in index.unsupported]
     problems += [Problem("unlisted", str(path), reason) for path, reason in index.unlisted.items()]
     copies = exact_copies(index, facts)
-    problems += [
-        Problem("duplicate", index[row].sample_id, f"the same audio as {index[rows[0]].sample_id}", row)
-        for rows in copies
-        for row in rows[1:]
-    ]
+    problems += _copy_problems(index, copies, problems)
     leaks: list[Leak] = []
     if evaluation is not None:
         leaks = find_leaks(identities(index, facts, known, checksums), evaluation, rules)
+        leaks = _spread(leaks, copies, "audio")
         problems += leak_problems(leaks, index)
     return CheckReport(
         title=title,
@@ -140,6 +171,33 @@ def identities(
     ]
 
 
+def _copy_problems(
+    index: Sequence[Track], copies: Sequence[Sequence[int]], problems: Sequence[Problem]
+) -> list[Problem]:
+    """The copies but one of each group: the one with the fewest problems stays, or the first of these."""
+    faults = Counter(item.row for item in problems)
+    found = []
+    for rows in copies:
+        stays = min(rows, key=lambda row: (faults[row], row))
+        what = f"the same audio as {index[stays].sample_id}"
+        found += [Problem("duplicate", index[row].sample_id, what, row) for row in rows if row != stays]
+    return found
+
+
+def _spread(leaks: Sequence[Leak], groups: Sequence[Sequence[int]], rule: str) -> list[Leak]:
+    """With a leak for each copy of a track that leaks: what must not be heard, must not be heard there."""
+    source = {leak.row: leak.evaluation_name for leak in reversed(leaks)}
+    found = list(leaks)
+    waiting = [rows for rows in groups if any(row not in source for row in rows)]
+    while reached := [rows for rows in waiting if any(row in source for row in rows)]:
+        waiting = [rows for rows in waiting if rows not in reached]
+        for rows in reached:
+            name = next(source[row] for row in rows if row in source)
+            found += [Leak(row, rule, name, "a copy of one that is") for row in rows if row not in source]
+            source.update({row: name for row in rows if row not in source})
+    return found
+
+
 def leak_problems(leaks: Sequence[Leak], index: Sequence[Track]) -> list[Problem]:
     """One problem for each track that leaks, with every rule that met it."""
     by_row: dict[int, list[Leak]] = {}
@@ -152,7 +210,7 @@ def leak_problems(leaks: Sequence[Leak], index: Sequence[Track]) -> list[Problem
 
 
 def _told(leak: Leak) -> str:
-    return f"{RULES[leak.rule]} as {leak.evaluation_name} ({leak.evidence[:16]})"
+    return f"{RULES[leak.rule]} as {leak.evaluation_name} ({leak.evidence[:24]})"
 
 
 def _why_unsupported(path: Path) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from stable_audio_tools.data.check.kinds import KINDS
 from stable_audio_tools.data.check.measure import Measurement
-from stable_audio_tools.data.check.problems import KINDS, Problem
+from stable_audio_tools.data.check.problems import Problem
 from stable_audio_tools.data.check.run import CheckReport
 from stable_audio_tools.data.leakage import RULES
 from stable_audio_tools.data.paths import append_path_list
@@ -117,11 +118,11 @@ def write_exclude_list(report: CheckReport, path: Path, also: Sequence[str] = ()
     """
     chosen = report.excluded(also)
     users = Counter(track.relpath for track in report.index)
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {kind: [] for kind in KINDS if kind in chosen.values()}
     for row, kind in chosen.items():
         track = report.index[row]
         name = track.relpath if users[track.relpath] == 1 else str(track.path.absolute())
-        groups.setdefault(kind, []).append(name)
+        groups[kind].append(name)
     today = datetime.now(timezone.utc).date().isoformat()
     comments = {
         f"{kind}: {KINDS[kind].meaning} (sat data check, {today})": names for kind, names in groups.items()

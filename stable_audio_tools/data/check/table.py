@@ -15,7 +15,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class TableReport:
-    """``twins`` are groups of rows of the same file byte for byte; the first that does not leak stays."""
+    """``twins`` are groups of rows of the same file byte for byte: the first stays, or none if one leaks."""
 
     title: str
     tracks: Sequence[Identity]
@@ -33,8 +33,8 @@ class TableReport:
         """``leak`` or ``duplicate`` by row, of the tracks to leave out, ascending."""
         out = dict.fromkeys(self.leaking, "leak")
         for rows in self.twins:
-            left = [row for row in rows if row not in out]
-            out.update(dict.fromkeys(left[1:], "duplicate"))
+            leaks = any(row in out for row in rows)
+            out.update(dict.fromkeys(rows, "leak") if leaks else dict.fromkeys(rows[1:], "duplicate"))
         return dict(sorted(out.items()))
 
     def record(self) -> dict[str, Any]:
@@ -78,11 +78,15 @@ def table_lines(report: TableReport) -> list[str]:
             f"  leakage              {len(report.leaking)} tracks are too close to the"
             f" {report.evaluation_tracks} of evaluation"
         )
+    said: set[int] = set()
     for rule, count in _by_rule(report.leaks).items():
         found = [leak for leak in report.leaks if leak.rule == rule]
-        lines.append(f"  by {rule}: {count} ({RULES[rule]})")
-        lines += [f"    {report.tracks[leak.row].name} as {leak.evaluation_name}" for leak in found[:_SHOWN]]
-        lines += [f"    and {count - _SHOWN} more"] if count > _SHOWN else []
+        new = [leak for leak in found if leak.row not in said]
+        said.update(leak.row for leak in new)
+        besides = f", {len(new)} of them by no rule above" if len(new) < count else ""
+        lines.append(f"  by {rule}: {count}{besides} ({RULES[rule]})")
+        lines += [f"    {report.tracks[leak.row].name} as {leak.evaluation_name}" for leak in new[:_SHOWN]]
+        lines += [f"    and {len(new) - _SHOWN} more"] if len(new) > _SHOWN else []
     lines.append(
         f"to leave out: {len(report.excluded)}, which leaves {len(report.tracks) - len(report.excluded)}"
     )
