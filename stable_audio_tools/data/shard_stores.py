@@ -159,14 +159,12 @@ class S3Shards:
         return self._tried(go_on, self.where(shard)) if length else b""
 
     def _listed(self) -> Iterator[Shard]:
-        pages = (
-            self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-        )
-        for page in pages:
+        prefix = self._prefix if self._is_shard(self._prefix) or not self._prefix else f"{self._prefix}/"
+        lister = self._client().get_paginator("list_objects_v2")
+        for page in lister.paginate(Bucket=self._bucket, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 key = entry["Key"]
-                inside = key == self._prefix or not self._prefix or key.startswith(f"{self._prefix}/")
-                if inside and self._is_shard(key):
+                if self._is_shard(key):
                     name = key.removeprefix(f"{self._folder}/") if self._folder else key
                     yield Shard(name, int(entry["Size"]), entry["ETag"])
 
@@ -214,7 +212,7 @@ def _make_client(profile: str | None, endpoint_url: str | None, anonymous: bool)
     from botocore.config import Config
 
     settings: dict[str, Any] = {
-        "retries": {"mode": "standard", "max_attempts": 3},
+        "retries": {"total_max_attempts": 1},  # ours go on where an answer broke off
         "connect_timeout": 10,
         "read_timeout": 60,
         "max_pool_connections": 32,
@@ -232,8 +230,8 @@ def _make_client(profile: str | None, endpoint_url: str | None, anonymous: bool)
 def _may_pass(error: Exception) -> bool:
     from botocore import exceptions
 
-    passing = (exceptions.HTTPClientError, exceptions.ResponseStreamingError, exceptions.IncompleteReadError)
-    return isinstance(error, passing)
+    streams = (exceptions.ResponseStreamingError, exceptions.IncompleteReadError)
+    return isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError, *streams))
 
 
 def _advice(error: Exception) -> str:
