@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +208,8 @@ def _with_duplicates(
         stays = next((rows[name] for name in ours if name not in excluded), None)
         twin = next((found.evaluation_twins[name] for name in ours if name in found.evaluation_twins), None)
         groups.append(Recording([rows[name] for name in ours], stays, twin))
-    return report.with_recordings(groups)
+    note = f"{output_dir / 'pairs.html'} has the pairs of altered copies to listen to, with the evidence"
+    return replace(report.with_recordings(groups), notes=[*report.notes, note])
 
 
 def _check_table(

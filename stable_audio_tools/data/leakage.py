@@ -28,7 +28,7 @@ RULES: dict[str, str] = {
     "track": "the same track by its number",
     "bytes": "the same file byte for byte",
     "audio": "the same audio once decoded",
-    "recording": "the same recording, found by listening",
+    "recording": "the same recording, altered,",
     "artist": "another track of the same artist",
 }
 """Why a track is too close to the evaluation set. ``recording`` is for whoever searched for duplicates."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.audio.files import read_audio
-from stable_audio_tools.data.check.measure import FileFacts
+from stable_audio_tools.data.check.measure import FileFacts, without_path
 from stable_audio_tools.data.index import Track
 from stable_audio_tools.data.metadata import MetadataFunction, load_metadata_function
 from stable_audio_tools.errors import DataError
@@ -63,7 +63,7 @@ def _known(track: Track, facts: FileFacts, functions: Mapping[str, MetadataFunct
         if "prompt" not in own:
             fields |= track.description.prompt(fields, track.path, track.relpath, None)
     except DataError as error:
-        return Known(error=str(error))
+        return Known(error=without_path(str(error), track.path))
     where = (
         "no caption, tag or manifest" if track.metadata_module is None else Path(track.metadata_module).name
     )

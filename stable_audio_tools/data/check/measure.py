@@ -104,7 +104,7 @@ def check_file(path: Path) -> FileFacts:
         # whatever a decoder makes of a broken file, the others are still to be read
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         line = " ".join((reason or type(error).__name__).split())
-        return FileFacts(str(path), size, changed, digest, None, _without_path(line, path))
+        return FileFacts(str(path), size, changed, digest, None, without_path(line, path))
     return FileFacts(str(path), size, changed, digest, measured)
 
 
@@ -170,6 +170,6 @@ def _not_there(path: Path) -> str:
     return "no such file"
 
 
-def _without_path(message: str, path: Path) -> str:
+def without_path(message: str, path: Path) -> str:
     """Without the file's own name, which every table here shows beside the message."""
     return message.removeprefix(f"{' '.join(str(path).split())}: ")
