@@ -26,7 +26,12 @@ TRAINING = """
 DOCUMENTED = {
     "train.py": TRAINING,
     "train_lora.py": f"{TRAINING} --lora-ckpt-path",
+    "download_mtg_jamendo.py": "--target --audio-dir",
     "unwrap_model.py": "--model-config --ckpt-path --name --use-safetensors",
+    "pre_encode.py": """
+        --model-config --ckpt-path --pretrained-name --model-half --dataset-config --output-path --batch-size
+        --sample-size --is-discrete --num-nodes --num-gpus --num-workers --strategy --limit-batches --shuffle
+    """,
     "scripts/dac_hist_dedup.py": """
         --dataset-config --dataset-dir --output-dir --device --similarity-device --similarity-threshold
         --histogram-mode --max-audio-seconds --model-path
@@ -38,7 +43,9 @@ DOCUMENTED = {
         --model-config --ckpt-path --precomputed-embeddings-path --steps --cfg-scale --gen-batch-size
         --clap-batch-size --device
     """,
-    "scripts/dtrak_extract_features.py": "--model-config --ckpt-path --dataset-config --queries --output",
+    "scripts/dtrak_extract_features.py": """
+        --model-config --ckpt-path --dataset-config --queries --output --pre-encoded
+    """,
     "scripts/dtrak_score.py": "--train-features --query-features --output-dir",
     "scripts/run_dtrak_attribution.sh": "CKPT_PATH OUTPUT_DIR SCORE_FLAGS --model-config --proj-rank",
 }
@@ -62,7 +69,7 @@ def test_help_has_every_documented_flag_in_full(script: str) -> None:
 
 def test_every_script_is_documented_here() -> None:
     scripts = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "scripts").iterdir()}
-    scripts |= {"train.py", "train_lora.py", "unwrap_model.py"}
+    scripts |= {path.name for path in REPOSITORY.glob("*.py")}
     assert {name for name in scripts if name.endswith((".py", ".sh"))} == set(DOCUMENTED)
 
 
