@@ -65,7 +65,7 @@ def test_killed_at_random_and_run_again_gives_identical_files(
     assert undisturbed.returncode == 0, undisturbed.stderr
     audio.faults["*"], audio.for_ever = [("slow", 0.02)], True  # about two seconds a run
     draw, killed = random.Random(7), 0
-    for _ in range(6):
+    for _ in range(4):
         already = len(audio.requests)
         process = subprocess.Popen(
             command(mirrors, tmp_path / "two/audio", "--mode", mode),
@@ -81,7 +81,7 @@ def test_killed_at_random_and_run_again_gives_identical_files(
         for name, data in tree(tmp_path / "two").items():
             if name.endswith(".mp3"):
                 assert data == small.tracks[name.removeprefix("audio/")]  # a name is a promise, at any moment
-    assert killed >= 3
+    assert killed >= 2
     audio.faults.clear()
     again = run(command(mirrors, tmp_path / "two/audio", "--mode", mode))
     assert again.returncode == 0, again.stderr

@@ -91,7 +91,8 @@ def download_jamendo(audio_dir: str | Path, settings: JamendoSettings) -> Jamend
         ways = Ways(catalogue, fetcher, audio_dir, work, settings.workers)
         outcome = _fetch(ways, missing, tables, settings)
         here = present | {name for name in map(catalogue.file_of, missing) if (audio_dir / name).is_file()}
-        write_tables(catalogue, home, here)
+        if here:
+            write_tables(catalogue, home, here)
         for line in ways.refused:
             warn(f"refused {line}")
         _say_end(audio_dir, chosen, missing, here, catalogue, outcome)
@@ -243,6 +244,6 @@ def _say_end(
     }
     say(
         f"{audio_dir}: {len(chosen) - len(lacking)} of the {len(chosen)} chosen tracks are here and verified;"
-        f" the tables above list all {len(here)} recordings"
+        f" the tables beside it list all {len(here)} recordings"
     )
     raise_if_lacking(lacking, len(chosen), outcome.fatal)

@@ -33,7 +33,6 @@ def run_all(tasks: Mapping[str, Callable[[], None]], workers: int, stop: threadi
                 error = done.exception()
                 if isinstance(error, DiskFullError):
                     outcome.fatal = outcome.fatal or error
-                    stop.set()
                 elif isinstance(error, StoppedError):
                     continue
                 elif isinstance(error, DataError):
@@ -50,4 +49,8 @@ def run_all(tasks: Mapping[str, Callable[[], None]], workers: int, stop: threadi
 def _unless_stopped(task: Callable[[], None], stop: threading.Event) -> None:
     if stop.is_set():
         raise StoppedError("stopped")
-    task()
+    try:
+        task()
+    except DiskFullError:
+        stop.set()  # here, before this thread takes up its next task
+        raise

@@ -13,7 +13,8 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -252,12 +253,13 @@ class Part:
                 self.discard()
                 have, hasher = 0, self._hasher()
             whole = reply.total if size is None else size
-            self._learn(url, whole, reply.validator)
-            with open_part(self.path, have) as file:
+            with disk_full_is_said(self.note):
+                self._learn(url, whole, reply.validator)
+            with disk_full_is_said(self.path), open_part(self.path, have) as file:
                 for block in reply.blocks():
                     if stop.is_set():
                         raise StoppedError("stopped")
-                    _write(file, block, self.path)
+                    _write(file, block)
                     hasher.update(block)
                     have += len(block)
                     self._count(len(block))
@@ -319,6 +321,22 @@ def open_part(path: Path, have: int) -> Any:
     return open(path, "ab" if have else "wb", buffering=0)
 
 
+@contextmanager
+def disk_full_is_said(path: Path) -> Iterator[None]:
+    """Turn an operating system's word for no room into one for people.
+
+    Raises:
+        DiskFullError: with how much is free.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = size_text(free_bytes(path.parent))
+        raise DiskFullError(f"{path.parent}: the disk is full ({free} free)") from error
+
+
 def verified(path: Path, digest: Digest) -> bool:
     """Whether the file at ``path`` has the checksum ``digest``."""
     hasher = hashlib.new(digest.algorithm)
@@ -341,9 +359,9 @@ def copy_verified(source: Any, target: Path, digest: Digest | None, name: str) -
     hasher = hashlib.new(digest.algorithm if digest is not None else "sha256")
     sha256 = hasher if hasher.name == "sha256" else hashlib.sha256()
     try:
-        with open_part(part, 0) as file:
+        with disk_full_is_said(part), open_part(part, 0) as file:
             while block := source.read(_BLOCK):
-                _write(file, block, part)
+                _write(file, block)
                 hasher.update(block)
                 if sha256 is not hasher:
                     sha256.update(block)
@@ -376,16 +394,10 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _write(file: Any, block: bytes, path: Path) -> None:
-    rest: Sequence[int] | bytes | memoryview = memoryview(block)
-    try:
-        while len(rest):
-            rest = rest[file.write(rest) :]  # without a buffer a write may take only some of it
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        free = size_text(free_bytes(path.parent))
-        raise DiskFullError(f"{path.parent}: the disk is full ({free} free)") from error
+def _write(file: Any, block: bytes) -> None:
+    rest = memoryview(block)
+    while len(rest):
+        rest = rest[file.write(rest) :]  # without a buffer a write may take only some of it
 
 
 def _sync(file: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from download_server import Mirror, SmallJamendo, noise, serve, tar_of
 
+from stable_audio_tools.data.download import transfer
 from stable_audio_tools.data.download.jamendo import JamendoResult, download_jamendo
 from stable_audio_tools.data.download.session import only_run
 from stable_audio_tools.data.download.settings import JamendoSettings
@@ -297,6 +299,27 @@ def test_a_path_that_leaves_the_folder_is_refused(world: World) -> None:
     shutil.rmtree(world.audio_dir.parent)
     with pytest.raises(DataError, match="expected the sha256 in hex and a name"):
         world.run()
+
+
+def test_a_full_disk_ends_the_run_and_what_is_there_is_listed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, opened = transfer.open_part, []
+
+    def full_after_five(path: Path, have: int) -> Any:
+        opened.extend([path] if ".mp3" in path.name else [])
+        if len(opened) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, have)
+
+    monkeypatch.setattr(transfer, "open_part", full_after_five)
+    with pytest.raises(DataError, match=r"the disk is full.*19 of 24 files are missing; make room and run"):
+        world.run(workers=1)
+    assert len(opened) == 6  # nothing else was tried
+    assert world.listed() == set(world.recordings())
+    monkeypatch.undo()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert world.run().fetched == 19
 
 
 def test_one_run_a_folder(world: World) -> None:
