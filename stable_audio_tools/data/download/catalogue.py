@@ -16,10 +16,10 @@ from typing import TypeVar
 from stable_audio_tools.data.download.archives import why_unsafe
 from stable_audio_tools.data.download.settings import JamendoSettings
 from stable_audio_tools.data.download.transfer import Digest, Fetcher, Wanted, set_aside
-from stable_audio_tools.data.jamendo import JamendoNames, JamendoTrack, read_raw_30s, read_raw_meta
+from stable_audio_tools.data.jamendo import JamendoTrack, read_raw_30s
 from stable_audio_tools.data.licenses import LICENSES_FILE, TrackLicense, read_licenses
 from stable_audio_tools.errors import DataError
-from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.runtime.progress import say, warn
 
 _MANIFEST_LINE = re.compile(r"([0-9a-f]+)\s+\*?(\S.*)\Z")
 _HEX_DIGITS = {"sha256": 64, "md5": 32}
@@ -43,7 +43,6 @@ class Catalogue:
     quality: str
     tracks: dict[int, JamendoTrack]
     all_tracks: dict[int, JamendoTrack]
-    names: dict[int, JamendoNames]
     licenses: dict[int, TrackLicense]
     checksums: dict[str, Digest]
     """By path in the audio folder: ``63/1159663.mp3``, ``63/1159663.low.mp3``."""
@@ -94,8 +93,7 @@ def fetch_catalogue(fetcher: Fetcher, folder: Path, settings: JamendoSettings) -
         settings.quality,
         chosen,
         full,
-        _read(read_raw_meta, folder / "data/raw.meta.tsv"),
-        _read(read_licenses, folder / LICENSES_FILE),
+        _licenses(folder / LICENSES_FILE, needed=settings.license != "any"),
         {
             name: digest
             for manifest in manifests
@@ -166,6 +164,17 @@ def _read(reader: Callable[[Path], T], path: Path) -> T:
     except DataError as error:
         aside = set_aside(path)
         raise DataError(f"{error}; put aside as {aside.name}, the next run fetches it anew") from error
+
+
+def _licenses(path: Path, *, needed: bool) -> dict[int, TrackLicense]:
+    """Licences by track. One record that cannot be read keeps nobody from the audio unless it must."""
+    try:
+        return read_licenses(path)
+    except DataError as error:
+        if needed:
+            raise DataError(f"{error}; without --license the tracks come and the file is copied") from error
+        warn(f"{error}; licences are copied as they are, not summed up")
+        return {}
 
 
 def _lines(path: Path) -> list[str]:

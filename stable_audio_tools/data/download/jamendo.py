@@ -26,7 +26,7 @@ from stable_audio_tools.data.download.session import (
 from stable_audio_tools.data.download.settings import JamendoSettings, listed
 from stable_audio_tools.data.download.transfer import Fetcher
 from stable_audio_tools.data.download.ways import BYTES_PER_SECOND, Ways
-from stable_audio_tools.data.jamendo import JamendoTrack
+from stable_audio_tools.data.jamendo import JamendoNames, JamendoTrack, read_raw_meta
 from stable_audio_tools.data.licenses import LICENSES_FILE
 from stable_audio_tools.errors import DataError, UsageError
 from stable_audio_tools.runtime.manifest import write_manifest
@@ -130,16 +130,21 @@ def choose_tracks(catalogue: Catalogue, settings: JamendoSettings) -> list[int]:
     return choose(tracks, settings.target, settings.seed, settings.selection)
 
 
-def write_tables(catalogue: Catalogue, home: Path, names: set[str]) -> None:
-    """Write the tables of the recordings ``names`` (paths in the audio folder) into ``home``."""
-    numbers = {int(Path(name).name.split(".")[0]): name for name in names}
+def write_tables(catalogue: Catalogue, home: Path, recordings: set[str]) -> None:
+    """Write the tables of ``recordings`` (paths in the audio folder) into ``home``."""
+    numbers = {int(Path(path).name.split(".")[0]): path for path in recordings}
     for table, source in catalogue.tables.items():
         if table == LICENSES_FILE:
             copy_licenses(source, home / table, numbers)
         else:
             copy_rows(source, home / table, numbers)
     seconds = sum(catalogue.all_tracks[number].duration_seconds for number in numbers)
-    write_attribution(home, numbers, catalogue.names, catalogue.licenses, seconds)
+    try:
+        names: dict[int, JamendoNames] = read_raw_meta(home / "raw.meta.tsv")
+    except DataError as error:
+        warn(f"{error}; titles and artists are left to {LICENSES_FILE}")
+        names = {}
+    write_attribution(home, numbers, names, catalogue.licenses, seconds)
 
 
 def _in_few_tars(

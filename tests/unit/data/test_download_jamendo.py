@@ -322,6 +322,23 @@ def test_a_full_disk_ends_the_run_and_what_is_there_is_listed(
     assert world.run().fetched == 19
 
 
+def test_a_licence_that_cannot_be_read_keeps_nobody_from_the_audio(world: World, capsys: Any) -> None:
+    text = world.tables.files["audio_licenses.txt"].decode().replace("Available under", "Ask for it:", 1)
+    world.tables.files["audio_licenses.txt"] = text.encode()
+    with pytest.raises(DataError, match="expected 'Available under"):
+        world.run(license="no-nc")
+    assert world.run().verified == 24
+    assert "Ask for it:" in (world.audio_dir.parent / "audio_licenses.txt").read_text()
+    assert "licences are copied as they are" in capsys.readouterr().err
+
+
+def test_a_name_that_cannot_be_read_keeps_nobody_from_the_audio(world: World, capsys: Any) -> None:
+    names = world.tables.files["data/raw.meta.tsv"]
+    world.tables.files["data/raw.meta.tsv"] = names.replace(b"album_000000", b"nowhere")
+    assert world.run().verified == 24
+    assert "titles and artists are left to audio_licenses.txt" in capsys.readouterr().err
+
+
 def test_one_run_a_folder(world: World) -> None:
     world.run(target=1)
     with only_run(world.audio_dir.parent), pytest.raises(UsageError, match="another download is at work"):
