@@ -28,12 +28,15 @@ def only_run(home: Path) -> Iterator[Path]:
     """Hold ``home`` for this run; gives its :data:`WORK` folder. A kill lets go of it.
 
     Raises:
-        UsageError: another run holds it.
+        UsageError: another run holds it, or the folder cannot be made.
     """
     from filelock import FileLock, Timeout
 
     work = home / WORK
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{work}: cannot be made ({error.strerror}); choose another folder") from error
     lock = FileLock(work / "lock")
     try:
         lock.acquire(timeout=0)

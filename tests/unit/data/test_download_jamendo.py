@@ -339,6 +339,12 @@ def test_a_name_that_cannot_be_read_keeps_nobody_from_the_audio(world: World, ca
     assert "titles and artists are left to audio_licenses.txt" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_said(world: World) -> None:
+    world.audio_dir.parent.write_text("a file in the way")
+    with pytest.raises(UsageError, match=r"small/\.download: cannot be made \(.*\); choose another folder"):
+        world.run(target=1)
+
+
 def test_one_run_a_folder(world: World) -> None:
     world.run(target=1)
     with only_run(world.audio_dir.parent), pytest.raises(UsageError, match="another download is at work"):
