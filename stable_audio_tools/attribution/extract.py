@@ -16,7 +16,7 @@ from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore, Stamp
 from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.data.dataset import make_loader
-from stable_audio_tools.data.latents import LatentDataset
+from stable_audio_tools.data.latents import LatentDataset, fit_to_model
 from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import SampleKey
 from stable_audio_tools.errors import UsageError
@@ -159,10 +159,9 @@ def exact_float32(enabled: bool = True) -> Iterator[None]:
 
 def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:
     if source.stored:
+        config = model.config
         return LatentDataset(
-            source.index,
-            sample_size=model.config.sample_size,
-            sample_rate=model.config.sample_rate,
+            fit_to_model(source.index, sample_size=config.sample_size, sample_rate=config.sample_rate),
             random_crop=settings.random_crop,
             seed=settings.seed,
             on_error=source.on_error,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stable_audio_tools.data.index import TrackIndex
-from stable_audio_tools.data.latents import LatentDataset, latent_index
+from stable_audio_tools.data.latents import LatentDataset, fit_to_model, latent_index
 from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import EpochOrder, Info, SampleKey, collate
 from stable_audio_tools.data.webdataset import ShardDataset, ShardIndex
@@ -212,10 +212,9 @@ def _of_latents(
     seed: int,
     **_: Any,
 ) -> TrackDataset:
+    index = latent_index(config, base_dir)
     return LatentDataset(
-        latent_index(config, base_dir),
-        sample_size=window.sample_size,
-        sample_rate=window.sample_rate,
+        fit_to_model(index, sample_size=window.sample_size, sample_rate=window.sample_rate),
         random_crop=config.random_crop,
         seed=seed,
         on_error=config.on_error,

@@ -76,16 +76,22 @@ def write_latents(folder: Path, rank: int, crop: Crop, latents: np.ndarray, info
     write_text(path.with_suffix(".json"), json.dumps(record))
 
 
-def read_latents(path: Path, start: int = 0, length: int | None = None) -> Tensor:
+def read_latents(
+    path: Path, start: int = 0, length: int | None = None, *, data: bytes | None = None
+) -> Tensor:
     """Latents ``(C, length)`` from frame ``start`` on, fewer at the end; only they are read from the disk.
 
-    Floats become float32, whole numbers, which are codes, int64.
+    Floats become float32, whole numbers, which are codes, int64. ``data`` is the content of the file where it
+    is in memory and ``path`` only names it.
 
     Raises:
         DataError: the file is no array of numbers ``(C, L)``, or is cut off.
     """
     try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if data is None:
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            stored = np.load(io.BytesIO(data), allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:

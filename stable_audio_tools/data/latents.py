@@ -65,48 +65,41 @@ class LatentDataset(TrackDataset):
     silence. A metadata function is called as ``get_custom_metadata(info, None)``; ``__replace__`` replaces
     the latents.
 
-    Without a ``latent_crop_length`` crops are taken as they are stored, or, where their lengths differ, as
-    long as the model's window, since a batch holds one length.
-
     Args:
-        index: of :class:`LatentTrack`, see :func:`latent_index`.
-        sample_size: window of the model, in audio samples.
-        sample_rate: of its audio, in Hz.
+        index: of :class:`LatentTrack`, see :func:`latent_index` and :func:`fit_to_model`.
         random_crop: crop anywhere in what is not padding; otherwise from the start.
         seed: of the crops.
         on_error: see :class:`~stable_audio_tools.data.local.TrackDataset`.
-
-    Raises:
-        DataError: the latents are of another sample rate.
-        ConfigError: their lengths differ, and nothing says how long a latent is.
     """
 
     def __init__(
         self,
         index: TrackIndex,
         *,
-        sample_size: int,
-        sample_rate: int,
         random_crop: bool = False,
         seed: int = 42,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        tracks = [track for track in index if isinstance(track, LatentTrack)]
-        _check_rate(tracks, sample_rate)
-        super().__init__(TrackIndex(_of_one_length(tracks, sample_size)), seed=seed, on_error=on_error)
+        super().__init__(index, seed=seed, on_error=on_error)
         self.random_crop = random_crop
 
     def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
         assert isinstance(track, LatentTrack)
         path = track.crops[epoch % len(track.crops)]
-        info = read_record(path)
-        mask = _stored_mask(path, info)
+        info = self._record(track, path)
+        stored = _stored_mask(path, info)
+        # without a mask nothing is padding
+        mask = (
+            torch.ones(self._latents(track, path, 0, None).shape[-1])
+            if stored is None
+            else torch.tensor(stored).float()
+        )
         real, length = _real_length(mask), track.crop_length or len(mask)
         start = 0
         if self.random_crop:
             draws = generator("crop", self.seed, epoch, track.index)
             start = int(torch.randint(max(0, real - length) + 1, (), generator=draws))
-        latents = read_latents(path, start, length)
+        latents = self._latents(track, path, start, length)
         if latents.shape[-1] != len(mask[start : start + length]):
             raise DataError(
                 f"{path}: its padding_mask of {len(mask)} does not fit its length; encode it again"
@@ -131,6 +124,14 @@ class LatentDataset(TrackDataset):
             )
         latents = self._replaced(extra.pop("__replace__", None), latents, track)
         return _padded(latents, length, track.silence), {**info, **extra}
+
+    def _record(self, track: LatentTrack, path: Path) -> dict[str, Any]:
+        """What was stored of the crop at ``path``."""
+        return read_record(path)
+
+    def _latents(self, track: LatentTrack, path: Path, start: int, length: int | None) -> Tensor:
+        """Latents of the crop at ``path``, from ``start`` on."""
+        return read_latents(path, start, length)
 
     def _replaced(self, replacement: Any, latents: Tensor, track: LatentTrack) -> Tensor:
         if replacement is None:
@@ -165,6 +166,36 @@ def latent_index(config: PreEncodedDataset, base_dir: Path | None = None) -> Tra
     if left_out:
         warn(f"{left_out} tracks are shorter or longer than min_length_sec and max_length_sec allow")
     return TrackIndex(tracks)
+
+
+def fit_to_model(index: TrackIndex, *, sample_size: int, sample_rate: int) -> TrackIndex:
+    """The tracks of ``index``, each with one length to take, since a batch holds one.
+
+    Without a ``latent_crop_length`` crops are taken as they are stored, or, where their lengths differ, as
+    long as the model's window of ``sample_size`` samples.
+
+    Raises:
+        DataError: the latents are of another sample rate.
+        ConfigError: their lengths differ, and nothing says how long a latent is.
+    """
+    tracks = [track for track in index if isinstance(track, LatentTrack)]
+    other = next((track for track in tracks if track.sample_rate not in (None, sample_rate)), None)
+    if other is not None:
+        raise DataError(
+            f"{other.path}: latents of audio at {other.sample_rate} Hz, but the model is for {sample_rate}"
+            " Hz; encode the recordings with its own autoencoder"
+        )
+    lengths = {length for track in tracks if track.crop_length is None for length in track.lengths}
+    if len(lengths) < 2:
+        return index
+    return TrackIndex(
+        [
+            track
+            if track.crop_length is not None
+            else replace(track, crop_length=_window(track, lengths, sample_size))
+            for track in tracks
+        ]
+    )
 
 
 def _list_latents(
@@ -231,7 +262,8 @@ def _track(
 ) -> LatentTrack:
     crops = sorted(members, key=lambda member: (member[1].get("crop", 0), member[0]))
     name, record = crops[0]
-    lengths = tuple(len(_stored_mask(root / name, record)) for name, record in crops)
+    masks = [(root / name, _stored_mask(root / name, record)) for name, record in crops]
+    lengths = tuple(read_latents(path).shape[-1] if mask is None else len(mask) for path, mask in masks)
     facts = details.get("latents") or {}
     return LatentTrack(
         -1,
@@ -245,12 +277,12 @@ def _track(
         lengths=lengths,
         seconds_total=record.get("seconds_total"),
         sample_rate=record.get("sample_rate"),
-        frame_samples=facts.get("downsampling_ratio") or _guessed_ratio(details, lengths[0]),
+        frame_samples=facts.get("downsampling_ratio") or guessed_ratio(details, lengths[0]),
         silence=tuple(facts.get("silence") or ()),
     )
 
 
-def _guessed_ratio(details: dict[str, Any], length: int) -> int | None:
+def guessed_ratio(details: dict[str, Any], length: int) -> int | None:
     """Audio samples per latent in a folder of the public package, where every crop is as long."""
     size = details.get("sample_size")
     if not isinstance(size, int) or size < 1 or length < 1 or size % length:
@@ -274,28 +306,6 @@ def _is_wanted(seconds: float | None, config: PreEncodedDataset) -> bool:
     return shortest <= seconds <= longest
 
 
-def _check_rate(tracks: Sequence[LatentTrack], sample_rate: int) -> None:
-    other = next((track for track in tracks if track.sample_rate not in (None, sample_rate)), None)
-    if other is not None:
-        raise DataError(
-            f"{other.path}: latents of audio at {other.sample_rate} Hz, but the model is for {sample_rate}"
-            " Hz; encode the recordings with its own autoencoder"
-        )
-
-
-def _of_one_length(tracks: Sequence[LatentTrack], sample_size: int) -> list[LatentTrack]:
-    """The tracks, each with a length to take where those that are stored differ: a batch holds one."""
-    lengths = {length for track in tracks if track.crop_length is None for length in track.lengths}
-    if len(lengths) < 2:
-        return list(tracks)
-    return [
-        track
-        if track.crop_length is not None
-        else replace(track, crop_length=_window(track, lengths, sample_size))
-        for track in tracks
-    ]
-
-
 def _window(track: LatentTrack, lengths: Collection[int], sample_size: int) -> int:
     if track.frame_samples is None:
         raise ConfigError(
@@ -305,14 +315,16 @@ def _window(track: LatentTrack, lengths: Collection[int], sample_size: int) -> i
     return -(-sample_size // track.frame_samples)
 
 
-def _stored_mask(path: Path, record: dict[str, Any]) -> Tensor:
-    """The mask ``(L,)`` that was stored; without one nothing is padding."""
+def _stored_mask(path: Path, record: dict[str, Any]) -> list[int] | None:
+    """The mask that was stored, a number per latent; None where there is none.
+
+    Raises:
+        DataError: it is no list.
+    """
     mask = record.get("padding_mask")
-    if mask is None:
-        return torch.ones(read_latents(path).shape[-1])
-    if not isinstance(mask, list) or not mask:
+    if mask is not None and (not isinstance(mask, list) or not mask):
         raise DataError(f"{path.with_suffix('.json')}: padding_mask must be a list of 0 and 1")
-    return torch.tensor(mask, dtype=torch.float32)
+    return mask
 
 
 def _real_length(mask: Tensor) -> int:

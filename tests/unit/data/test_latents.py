@@ -13,7 +13,7 @@ import torch
 
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.latent_files import Crop, write_latents
-from stable_audio_tools.data.latents import LatentDataset, latent_index
+from stable_audio_tools.data.latents import LatentDataset, fit_to_model, latent_index
 from stable_audio_tools.data.sample import SampleKey
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.schema.reader import parse_dataset_config
@@ -70,7 +70,8 @@ def config(folder: Path, entry: dict[str, Any] | None = None, **keys: Any) -> An
 def dataset(folder: Path, entry: dict[str, Any] | None = None, seed: int = 42, **keys: Any) -> LatentDataset:
     value = config(folder, entry, **keys)
     options = {"random_crop": value.random_crop, "on_error": value.on_error, "seed": seed}
-    return LatentDataset(latent_index(value), sample_size=10 * RATIO, sample_rate=RATE, **options)
+    index = fit_to_model(latent_index(value), sample_size=10 * RATIO, sample_rate=RATE)
+    return LatentDataset(index, **options)
 
 
 @pytest.mark.parametrize("random_crop", [False, True])
@@ -117,7 +118,7 @@ def test_a_folder_says_its_own_crop_length_and_goes_before_the_config(tmp_path: 
     ]
     value = {"dataset_type": "pre_encoded", "datasets": entries, "latent_crop_length": 8}
     index = latent_index(parse_dataset_config(value))
-    samples = LatentDataset(index, sample_size=1000, sample_rate=RATE)
+    samples = LatentDataset(index)
     assert [samples[row][0].shape[-1] for row in range(2)] == [5, 8]
 
 
