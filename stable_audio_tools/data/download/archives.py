@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from stable_audio_tools.data.download.transfer import ChecksumError, Digest, copy_verified, set_aside
+from stable_audio_tools.data.download.placing import ChecksumError, Digest, copy_verified, set_aside
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import sha256_file
 from stable_audio_tools.runtime.progress import warn

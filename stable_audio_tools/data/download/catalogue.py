@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from stable_audio_tools.data.download.archives import why_unsafe
+from stable_audio_tools.data.download.placing import Digest, set_aside
 from stable_audio_tools.data.download.settings import JamendoSettings
-from stable_audio_tools.data.download.transfer import Digest, Fetcher, Wanted, set_aside
+from stable_audio_tools.data.download.transfer import Fetcher, Wanted
 from stable_audio_tools.data.jamendo import JamendoTrack, read_raw_30s
 from stable_audio_tools.data.licenses import LICENSES_FILE, TrackLicense, read_licenses
 from stable_audio_tools.errors import DataError

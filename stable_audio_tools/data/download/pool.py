@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 from stable_audio_tools.data.download.mirrors import StoppedError
-from stable_audio_tools.data.download.transfer import DiskFullError
+from stable_audio_tools.data.download.placing import DiskFullError
 from stable_audio_tools.errors import DataError
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from stable_audio_tools.data.download.http import Client, check_base_urls
 from stable_audio_tools.data.download.meter import Meter, size_text
 from stable_audio_tools.data.download.mirrors import Mirrors
+from stable_audio_tools.data.download.placing import Digest, free_bytes, set_aside, verified
 from stable_audio_tools.data.download.pool import run_all
 from stable_audio_tools.data.download.settings import TransferSettings
-from stable_audio_tools.data.download.transfer import Digest, Fetcher, free_bytes, set_aside, verified
+from stable_audio_tools.data.download.transfer import Fetcher
 from stable_audio_tools.errors import DataError, UsageError
 from stable_audio_tools.runtime.progress import say, warn
 

@@ -16,6 +16,7 @@ from stable_audio_tools.data.download.archives import unpack_zip
 from stable_audio_tools.data.download.catalogue import read_checksums
 from stable_audio_tools.data.download.listing import copy_rows, write_attribution
 from stable_audio_tools.data.download.meter import Meter, size_text
+from stable_audio_tools.data.download.placing import Digest, set_aside, verified
 from stable_audio_tools.data.download.pool import Outcome, run_all
 from stable_audio_tools.data.download.session import (
     keep_verified,
@@ -25,7 +26,7 @@ from stable_audio_tools.data.download.session import (
     warn_of_room,
 )
 from stable_audio_tools.data.download.settings import SongDescriberSettings
-from stable_audio_tools.data.download.transfer import Digest, Fetcher, Wanted, set_aside, verified
+from stable_audio_tools.data.download.transfer import Fetcher, Wanted
 from stable_audio_tools.data.jamendo import read_raw_30s, read_raw_meta
 from stable_audio_tools.data.licenses import LICENSES_FILE, read_licenses
 from stable_audio_tools.data.song_describer import read_song_describer

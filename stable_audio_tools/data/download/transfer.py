@@ -7,50 +7,39 @@ whose checksum is right takes its name.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from stable_audio_tools.data.download.http import Client, MirrorFaultError, MirrorRefusalError
-from stable_audio_tools.data.download.meter import Meter, size_text
+from stable_audio_tools.data.download.meter import Meter
 from stable_audio_tools.data.download.mirrors import Mirrors, StoppedError
+from stable_audio_tools.data.download.placing import (
+    BLOCK,
+    ChecksumError,
+    Digest,
+    disk_full_is_said,
+    open_part,
+    settle,
+    sync,
+    write_all,
+)
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import write_json
 
-_BLOCK = 1 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOTHING_BEYOND = 416
 """The status of a server that has no bytes from there on: the part may be the whole, or of another file."""
 
 T = TypeVar("T")
 
 
-class DiskFullError(DataError):
-    """There is no room for what comes."""
-
-
-class ChecksumError(DataError):
-    """What came is not what the catalogue lists."""
-
-
 class UnreachableError(DataError):
     """No mirror answered: not a word about the file itself."""
-
-
-@dataclass(frozen=True)
-class Digest:
-    """A published checksum: ``algorithm`` of hashlib and the value in hex."""
-
-    algorithm: str
-    value: str
 
 
 @dataclass(frozen=True)
@@ -217,7 +206,7 @@ class Part:
                     raise
             if not self._whole(have, hasher, ended=True):
                 raise ChecksumError(self._what_is_wrong(have, hasher))
-        _settle(self.path, self.wanted.target)
+        settle(self.path, self.wanted.target)
         self.note.unlink(missing_ok=True)
 
     def _whole(self, have: int, hasher: Any, *, ended: bool = False) -> bool:
@@ -259,11 +248,11 @@ class Part:
                 for block in reply.blocks():
                     if stop.is_set():
                         raise StoppedError("stopped")
-                    _write(file, block)
+                    write_all(file, block)
                     hasher.update(block)
                     have += len(block)
                     self._count(len(block))
-                _sync(file)
+                sync(file)
         if whole is not None and have < whole:
             raise MirrorFaultError(f"gave {have} bytes of {whole}")
         return have, hasher
@@ -304,7 +293,7 @@ class Part:
     def _rehash(self, hasher: Any) -> int:
         count = 0
         with open(self.path, "rb") as file:
-            while block := file.read(_BLOCK):
+            while block := file.read(BLOCK):
                 hasher.update(block)
                 count += len(block)
         return count
@@ -313,98 +302,3 @@ class Part:
         self._counted += count
         if self._meter is not None and count:
             self._meter.advance(count, transferred=transferred)
-
-
-def open_part(path: Path, have: int) -> Any:
-    """``path`` opened to append after its first ``have`` bytes, without a buffer: a kill loses nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "ab" if have else "wb", buffering=0)
-
-
-@contextmanager
-def disk_full_is_said(path: Path) -> Iterator[None]:
-    """Turn an operating system's word for no room into one for people.
-
-    Raises:
-        DiskFullError: with how much is free.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        free = size_text(free_bytes(path.parent))
-        raise DiskFullError(f"{path.parent}: the disk is full ({free} free)") from error
-
-
-def verified(path: Path, digest: Digest) -> bool:
-    """Whether the file at ``path`` has the checksum ``digest``."""
-    hasher = hashlib.new(digest.algorithm)
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    return hasher.hexdigest() == digest.value
-
-
-def copy_verified(source: Any, target: Path, digest: Digest | None, name: str) -> str:
-    """Write the stream ``source`` to ``target``, which gets its name only if the checksum is right.
-
-    Returns the SHA-256 of what was written.
-
-    Raises:
-        ChecksumError: it is not.
-        DiskFullError: there is no room.
-    """
-    part = target.with_name(f".{target.name}.part")
-    hasher = hashlib.new(digest.algorithm if digest is not None else "sha256")
-    sha256 = hasher if hasher.name == "sha256" else hashlib.sha256()
-    try:
-        with disk_full_is_said(part), open_part(part, 0) as file:
-            while block := source.read(_BLOCK):
-                _write(file, block)
-                hasher.update(block)
-                if sha256 is not hasher:
-                    sha256.update(block)
-            _sync(file)
-        if digest is not None and hasher.hexdigest() != digest.value:
-            raise ChecksumError(f"{name}: its {digest.algorithm} is not the one that the catalogue lists")
-        _settle(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return str(sha256.hexdigest())
-
-
-def set_aside(path: Path) -> Path:
-    """Move a file that is not what its name says to a hidden name beside it, which nothing trains on."""
-    for number in range(1, 1000):
-        aside = path.with_name(f".unverified-{number}-{path.name}")
-        if not aside.exists():
-            os.replace(path, aside)
-            return aside
-    raise DataError(f"{path}: is not what the catalogue lists, nor were 999 before it; remove it")
-
-
-def free_bytes(folder: Path) -> int:
-    """Room on the disk of ``folder``, or of the nearest folder above it that exists."""
-    import shutil
-
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def _write(file: Any, block: bytes) -> None:
-    rest = memoryview(block)
-    while len(rest):
-        rest = rest[file.write(rest) :]  # without a buffer a write may take only some of it
-
-
-def _sync(file: Any) -> None:
-    os.fsync(file.fileno())  # a name must not outlive its bytes in a power cut
-
-
-def _settle(part: Path, target: Path) -> None:
-    if not part.exists():
-        open_part(part, 0).close()  # an empty file of a catalogue that lists one
-    os.replace(part, target)

@@ -14,15 +14,9 @@ from pathlib import Path
 from stable_audio_tools.data.download.archives import Span, index_tar, unpack_tar
 from stable_audio_tools.data.download.catalogue import Catalogue
 from stable_audio_tools.data.download.meter import Meter
+from stable_audio_tools.data.download.placing import ChecksumError, Digest, verified
 from stable_audio_tools.data.download.pool import Outcome, run_all
-from stable_audio_tools.data.download.transfer import (
-    ChecksumError,
-    Digest,
-    Fetcher,
-    UnreachableError,
-    Wanted,
-    verified,
-)
+from stable_audio_tools.data.download.transfer import Fetcher, UnreachableError, Wanted
 from stable_audio_tools.data.jamendo import JamendoTrack
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import write_json
