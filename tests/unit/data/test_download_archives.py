@@ -20,7 +20,7 @@ from stable_audio_tools.data.download.archives import (
     unpack_zip,
     why_unsafe,
 )
-from stable_audio_tools.data.download.transfer import Digest
+from stable_audio_tools.data.download.placing import Digest
 from stable_audio_tools.errors import DataError
 
 MEMBERS = {f"07/{number}07.mp3": noise(3000 + number, "member", number) for number in range(5)}

@@ -17,14 +17,8 @@ from stable_audio_tools.data.download import transfer
 from stable_audio_tools.data.download.http import Client, MirrorRefusalError, check_base_urls
 from stable_audio_tools.data.download.meter import Meter, size_text
 from stable_audio_tools.data.download.mirrors import Mirrors, StoppedError
-from stable_audio_tools.data.download.transfer import (
-    ChecksumError,
-    Digest,
-    DiskFullError,
-    Fetcher,
-    UnreachableError,
-    Wanted,
-)
+from stable_audio_tools.data.download.placing import ChecksumError, Digest, DiskFullError
+from stable_audio_tools.data.download.transfer import Fetcher, UnreachableError, Wanted
 from stable_audio_tools.errors import UsageError
 
 DATA = noise(300_000, "the file")
