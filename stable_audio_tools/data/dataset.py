@@ -16,6 +16,7 @@ from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.data.latents import LatentDataset, fit_to_model, latent_index
 from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import EpochOrder, Info, SampleKey, collate
+from stable_audio_tools.data.shard_latents import ShardLatentDataset
 from stable_audio_tools.data.webdataset import ShardDataset, ShardIndex
 from stable_audio_tools.errors import DataError, StableAudioError
 from stable_audio_tools.runtime.seeds import generator
@@ -230,8 +231,11 @@ def _of_shards(
     shuffle: bool,
     **_: Any,
 ) -> TrackDataset:
+    index = ShardIndex.from_shards(config, base_dir=base_dir)
+    if config.pre_encoded:
+        return ShardLatentDataset(index, config, sample_rate=window.sample_rate, seed=seed)
     return ShardDataset(
-        ShardIndex.from_shards(config, base_dir=base_dir),
+        index,
         config,
         sample_size=window.sample_size,
         sample_rate=window.sample_rate,

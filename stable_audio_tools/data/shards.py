@@ -145,7 +145,8 @@ def _members_of(entry: tarfile.TarInfo, places: dict[str, tuple[int, int]]) -> l
         return []
     if PurePosixPath(entry.name).name.startswith("."):
         return []
-    return [Member(entry.name, *places[entry.linkname if entry.islnk() else entry.name])]
+    name = PurePosixPath(entry.name).as_posix()  # without the ./ of `tar -C folder .`
+    return [Member(name, *places[entry.linkname if entry.islnk() else entry.name])]
 
 
 def _what_is_at_the_end(store: ShardStore, shard: Shard, offset: int) -> str | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,15 +23,16 @@ from stable_audio_tools.audio.transforms import shorten_silences
 from stable_audio_tools.data.captions import Description, json_fields, tag_fields
 from stable_audio_tools.data.fields import LOADER_KEYS
 from stable_audio_tools.data.index import Track, TrackIndex, is_text
+from stable_audio_tools.data.latent_files import DETAILS
 from stable_audio_tools.data.local import LocalDataset
 from stable_audio_tools.data.metadata import resolve_module_path
 from stable_audio_tools.data.paths import find_path
-from stable_audio_tools.data.sample import Info, SampleKey
+from stable_audio_tools.data.sample import Info
+from stable_audio_tools.data.shard_order import ShardOrder
 from stable_audio_tools.data.shard_stores import LocalShards, S3Shards, Shard, ShardStore
 from stable_audio_tools.data.shards import Member, default_index_dir, read_contents, samples_of
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.progress import warn
-from stable_audio_tools.runtime.seeds import derive_seed
 from stable_audio_tools.schema.dataset import WebDataset, WebDatasetShards
 
 # Members of a sample that are closer than this are read at once.
@@ -47,6 +47,8 @@ class ShardTrack(Track):
     audio: Member
     members: tuple[Member, ...]
     reader: ShardReader
+    details: Member | None = None
+    """The shard's ``details.json``, of latents."""
 
     @property
     def place(self) -> str:
@@ -162,49 +164,6 @@ class ShardIndex(TrackIndex):
         return cls(shards, unsupported=unsupported)
 
 
-class ShardOrder:
-    """The order of recordings in shards: shard by shard, then mixed in a buffer.
-
-    The buffer holds as many recordings as it may; one that is drawn leaves it for the next one of the shards.
-    All of it is a function of (seed, epoch).
-
-    Args:
-        shard_rows: the rows of each shard.
-        seed: of the order.
-        num_samples: draw shards until there are so many; None is an epoch of each recording once.
-        buffer: recordings in the buffer; 0 keeps the order of the shards.
-    """
-
-    def __init__(
-        self, shard_rows: Sequence[range], *, seed: int, num_samples: int | None, buffer: int
-    ) -> None:
-        self.shard_rows = list(shard_rows)
-        self.seed = seed
-        self.buffer = buffer
-        self.resampled = num_samples is not None
-        self.num_samples = sum(map(len, shard_rows)) if num_samples is None else num_samples
-
-    def __call__(self, epoch: int) -> Iterator[SampleKey]:
-        draws = random.Random(derive_seed("shards", self.seed, epoch))
-        keys = self._drawn(epoch, draws) if self.resampled else self._in_turn(epoch, draws)
-        return _mixed(keys, self.buffer, random.Random(derive_seed("shuffle", self.seed, epoch)))
-
-    def _in_turn(self, epoch: int, draws: random.Random) -> Iterator[SampleKey]:
-        for rows in draws.sample(self.shard_rows, len(self.shard_rows)):
-            yield from (SampleKey(row, epoch) for row in rows)
-
-    def _drawn(self, epoch: int, draws: random.Random) -> Iterator[SampleKey]:
-        """A shard that is drawn again in an epoch gives other crops: the key counts its visits."""
-        visits = [0] * len(self.shard_rows)
-        left = self.num_samples
-        while left > 0:
-            number = draws.randrange(len(self.shard_rows))
-            rows = self.shard_rows[number][:left]
-            yield from (SampleKey(row, (epoch << 20) + visits[number]) for row in rows)
-            visits[number] += 1
-            left -= len(rows)
-
-
 class ShardDataset(LocalDataset):
     """The crops of :class:`~stable_audio_tools.data.local.LocalDataset`, of recordings in shards.
 
@@ -228,13 +187,10 @@ class ShardDataset(LocalDataset):
         self.config = config
 
     def epoch_order(self, batch_size: int, shuffle: bool) -> ShardOrder | None:
-        if not shuffle:
-            return None
-        return ShardOrder(
-            self.index.shard_rows,
-            seed=self.seed,
-            num_samples=self.config.epoch_steps * batch_size if self.config.resampled_shards else None,
-            buffer=self.config.shuffle_buffer,
+        return (
+            ShardOrder.asked_for(self.config, self.index.shard_rows, self.seed, batch_size)
+            if shuffle
+            else None
         )
 
     def _load(self, track: Track, epoch: int) -> tuple[Tensor, Info] | None:
@@ -265,22 +221,6 @@ class ShardDataset(LocalDataset):
         return middle + width * (2 * float(torch.rand((), generator=draws)) - 1)
 
 
-def _mixed(keys: Iterator[SampleKey], buffer: int, draws: random.Random) -> Iterator[SampleKey]:
-    held: list[SampleKey] = []
-    for key in keys:
-        if len(held) < buffer:
-            held.append(key)
-            continue
-        if not held:
-            yield key
-            continue
-        place = draws.randrange(len(held))
-        yield held[place]
-        held[place] = key
-    draws.shuffle(held)
-    yield from held
-
-
 def _store_of(entry: WebDatasetShards, base_dir: Path | None) -> ShardStore:
     if entry.s3_path is not None:
         return S3Shards(
@@ -297,10 +237,68 @@ def _store_of(entry: WebDatasetShards, base_dir: Path | None) -> ShardStore:
     return LocalShards(path.absolute())
 
 
+@dataclass
+class _Listing:
+    """The recordings of an entry while its shards are listed, and what is left out."""
+
+    entry: WebDatasetShards
+    store: ShardStore
+    module: str | None
+    suffixes: frozenset[str]
+    rows: ShardRows
+    empty: list[str] = field(default_factory=list)
+    refused: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reader = ShardReader(self.store)
+        self.description = Description(("manifest",), self.rows, self.entry.prompts)
+
+    def tracks(self, shard: Shard, members: Sequence[Member]) -> list[ShardTrack]:
+        where = self.store.where(shard)
+        tracks = []
+        details = next((member for member in members if member.name == DETAILS), None)
+        for key, sample in samples_of(members).items():
+            audio = next((member for member in sample if member.suffix in self.suffixes), None)
+            if audio is None:
+                self.empty += [] if details in sample else [f"{where}/{key}"]
+                continue
+            relpath = f"{shard.name}/{audio.name}"
+            if not is_text(relpath):
+                self.refused.append(Path(where) / audio.name)
+                continue
+            track = ShardTrack(
+                -1,
+                f"{self.entry.id}/{relpath}",
+                Path(where) / audio.name,
+                relpath,
+                Path(self.store.place),
+                self.entry.id,
+                self.module,
+                self.description,
+                shard=shard,
+                audio=audio,
+                members=tuple(member for member in sample if member is audio or _describes(member)),
+                reader=self.reader,
+                details=details,
+            )
+            self.rows.add(track)
+            tracks.append(track)
+        return tracks
+
+    def warn(self) -> None:
+        """Say what is left out."""
+        what = "recording" if self.suffixes is AUDIO_SUFFIXES else "latents"
+        if self.empty:
+            warn(f"{len(self.empty)} samples hold no {what} and are left out, the first is {self.empty[0]}")
+        if self.refused:
+            first = repr(str(self.refused[0]))
+            warn(f"{len(self.refused)} samples are left out, their name is not UTF-8: {first}")
+
+
 def _list_shards(
     entry: WebDatasetShards, config: WebDataset, base_dir: Path | None, index_dir: Path
 ) -> tuple[list[list[ShardTrack]], list[Path]]:
-    """The recordings of each shard of an entry, and those that cannot be decoded."""
+    """The recordings of each shard of an entry, and those that cannot be taken."""
     store = _store_of(entry, base_dir)
     shards = store.shards()
     if not shards:
@@ -308,51 +306,20 @@ def _list_shards(
     module = entry.custom_metadata_module
     if module is not None:
         module = str(resolve_module_path(module, base_dir))
-    rows = ShardRows(tags=module is None)
-    description = Description(("manifest",), rows, entry.prompts)
-    reader = ShardReader(store)
+    suffixes = frozenset({".npy"}) if config.pre_encoded else AUDIO_SUFFIXES
+    listing = _Listing(entry, store, module, suffixes, ShardRows(tags=module is None))
     found: list[list[ShardTrack]] = []
-    silent: list[str] = []
-    refused: list[Path] = []
     for shard, contents in zip(shards, read_contents(store, shards, index_dir), strict=True):
-        where = store.where(shard)
         if contents.damage is not None:
-            message = f"{where}: {contents.damage}; {len(contents.members)} members are before that"
+            message = (
+                f"{store.where(shard)}: {contents.damage}; {len(contents.members)} members are before that"
+            )
             if config.on_error == "raise":
                 raise DataError(f"{message}; fetch it again, or set on_error to 'skip' to use those")
             warn(message)
-        tracks = []
-        for key, members in samples_of(contents.members).items():
-            audio = next((member for member in members if member.suffix in AUDIO_SUFFIXES), None)
-            if audio is None:
-                silent.append(f"{where}/{key}")
-                continue
-            relpath = f"{shard.name}/{audio.name}"
-            if not is_text(relpath):
-                refused.append(Path(where) / audio.name)
-                continue
-            track = ShardTrack(
-                -1,
-                f"{entry.id}/{relpath}",
-                Path(where) / audio.name,
-                relpath,
-                Path(store.place),
-                entry.id,
-                module,
-                description,
-                shard=shard,
-                audio=audio,
-                members=tuple(member for member in members if member is audio or _describes(member)),
-                reader=reader,
-            )
-            rows.add(track)
-            tracks.append(track)
-        found.append(tracks)
-    if silent:
-        warn(f"{len(silent)} samples hold no recording and are left out, the first is {silent[0]}")
-    if refused:
-        warn(f"{len(refused)} recordings are left out, their name is not UTF-8: {str(refused[0])!r}")
-    return found, refused
+        found.append(listing.tracks(shard, contents.members))
+    listing.warn()
+    return found, listing.refused
 
 
 def _describes(member: Member) -> bool:
