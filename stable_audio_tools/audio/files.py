@@ -22,7 +22,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from stable_audio_tools.audio import packets
+from stable_audio_tools.audio import packets, scans
 from stable_audio_tools.audio.mp3 import FrameIndex
 from stable_audio_tools.audio.transforms import resample, resampled_length, set_channels
 from stable_audio_tools.errors import AudioError
@@ -197,15 +197,19 @@ def _source(path: Path, data: bytes | None) -> str | bytes | io.BytesIO:
 
 @lru_cache(maxsize=1 << 16)
 def _probe(path: Path, size: int, changed: int) -> AudioInfo:
-    return _examine(path, None)
+    return _examine(path, None, (size, changed))
 
 
-def _examine(path: Path, data: bytes | None) -> AudioInfo:
+def _examine(path: Path, data: bytes | None, stamp: tuple[int, int] | None = None) -> AudioInfo:
     if path.suffix.lower() not in _PACKET_SUFFIXES:
         info = _probe_sndfile(path, data)
         if info is not None:
             return info
-    found = packets.scan(path, data)
+    found = scans.kept_scan(path, *stamp) if stamp is not None else None
+    if found is None:
+        found = packets.scan(path, data)
+        if stamp is not None:
+            scans.keep_scan(path, *stamp, found)
     if found.truncated and found.promised_frames is not None:
         seconds = (found.num_frames / found.sample_rate, found.promised_frames / found.sample_rate)
         raise AudioError(_truncated(path, *seconds))

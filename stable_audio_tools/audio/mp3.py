@@ -14,6 +14,7 @@ import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,6 @@ _STEP = 32  # frames between two kept positions
 _KILOBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KILOBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-# Bytes of earlier frames that a frame may lean on: main_data_begin has 9 bits in MPEG 1, 8 bits in MPEG 2.
-_RESERVOIR_BYTES = {3: 511, 2: 255, 0: 255}
 # The overlap of the transform and the history of the filter bank reach into the frame before.
 _OVERLAP_FRAMES = 2
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
@@ -49,11 +48,25 @@ class FrameIndex:
     sample_rate: int
     channels: int
     decoder: str
-    lengths: dict[bytes, int] = field(repr=False)
-    """Frame length by the first three bytes of its header, for headers that may occur in this file."""
-    overhead: int
-    """Bytes of a frame that are never music: header, checksum, side information."""
-    reservoir: int
+    header: bytes
+    """The first four bytes of the first frame."""
+
+    @property
+    def lengths(self) -> dict[bytes, int]:
+        """Frame length by the first three bytes of its header, for headers that may occur in this file."""
+        return _lengths_like(self.header[1] & 0xFE, self.header[2] >> 2 & 3)
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of a frame that are never music: header, checksum, side information."""
+        if self.header[1] >> 3 & 3 == 3:
+            return 6 + (32 if self.channels == 2 else 17)
+        return 6 + (17 if self.channels == 2 else 9)
+
+    @property
+    def reservoir(self) -> int:
+        """Bytes of earlier frames that a frame may lean on: main_data_begin has 9 bits in MPEG 1, else 8."""
+        return 511 if self.header[1] >> 3 & 3 == 3 else 255
 
 
 def index_frames(
@@ -62,9 +75,9 @@ def index_frames(
     """The index of the MP3 whose first frame of music is at byte ``first``; None where it is irregular."""
     with _bytes_of(path, data) as content:
         header = content[first : first + 4]
-        lengths = _lengths_like(header, sample_rate)
-        if lengths is None:
+        if _rate_of(header) != sample_rate:
             return None
+        lengths = _lengths_like(header[1] & 0xFE, header[2] >> 2 & 3)
         positions, end = _walk(content, first, lengths)
         if end > len(content):  # the last frame is cut
             return None
@@ -72,21 +85,17 @@ def index_frames(
             return None
         if any((content[position + 3] >> 6 == 3) != (channels == 1) for position in positions):
             return None
-    version = header[1] >> 3 & 3
-    side = {(3, 2): 32, (3, 1): 17}.get((version, channels), 17 if channels == 2 else 9)
     small = np.uint32 if end < 2**32 else np.uint64
     return FrameIndex(
         anchors=np.array(positions[::_STEP], small),
         end=end,
         num_frames=len(positions),
-        frame_samples=1152 if version == 3 else 576,
+        frame_samples=1152 if header[1] >> 3 & 3 == 3 else 576,
         skip=skip,
         sample_rate=sample_rate,
         channels=channels,
         decoder=decoder,
-        lengths=lengths,
-        overhead=4 + 2 + side,
-        reservoir=_RESERVOIR_BYTES[version],
+        header=header,
     )
 
 
@@ -170,19 +179,24 @@ def _decode_packets(
     return pieces or [np.zeros((index.channels, 0), dtype=np.float32)]
 
 
-def _lengths_like(header: bytes, sample_rate: int) -> dict[bytes, int] | None:
-    """Frame lengths by header, for the version and rate of ``header``; None if it is not Layer III."""
+def _rate_of(header: bytes) -> int | None:
+    """The sample rate that a frame's header names; None if it is not one of Layer III."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
-    version, rate_bits = header[1] >> 3 & 3, header[2] >> 2 & 3
-    if version == 1 or rate_bits == 3 or _RATES[version][rate_bits] != sample_rate:
-        return None
+    rates, which = _RATES.get(header[1] >> 3 & 3), header[2] >> 2 & 3
+    return rates[which] if rates is not None and which < 3 else None
+
+
+@lru_cache(maxsize=32)
+def _lengths_like(second: int, rate_bits: int) -> dict[bytes, int]:
+    """Frame lengths by header, for the second byte of one without its checksum bit, and a sample rate."""
+    version = second >> 3 & 3
     kilobits, factor = (_KILOBITS_1, 144000) if version == 3 else (_KILOBITS_2, 72000)
     lengths = {}
     for rate, padding, private, checked in product(range(14), (0, 1), (0, 1), (0, 1)):
         third = (rate + 1) << 4 | rate_bits << 2 | padding << 1 | private
-        start = bytes((0xFF, header[1] & 0xFE | checked, third))
-        lengths[start] = factor * kilobits[rate] // sample_rate + padding
+        length = factor * kilobits[rate] // _RATES[version][rate_bits] + padding
+        lengths[bytes((0xFF, second | checked, third))] = length
     return lengths
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.audio import mp3, packets
+from stable_audio_tools.audio import files, mp3, packets
 from stable_audio_tools.audio.files import probe, read_audio, save_audio
 from stable_audio_tools.errors import AudioError
 
@@ -177,6 +177,33 @@ def test_a_length_is_scanned_once_and_then_remembered(
     assert len(scans) == 1
     path.write_bytes(coded("mono.mp3").read_bytes())
     assert read_audio(path, duration_seconds=0.5)[0].shape[0] == 1
+    assert len(scans) == 2
+
+
+def test_other_processes_need_not_scan_where_a_folder_for_scans_is_named(
+    coded: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SAT_SCAN_CACHE", str(tmp_path / "scans"))
+    path = tmp_path / "own.mp3"
+    path.write_bytes(coded("vbr_headerless.mp3").read_bytes())
+    before, expected = probe(path), read_audio(path, offset_seconds=5.0, duration_seconds=1.0)[0]
+    scans = []
+    real_scan = packets.scan
+    monkeypatch.setattr(packets, "scan", lambda *args: (scans.append(args), real_scan(*args))[1])
+    files._probe.cache_clear()  # as in another process
+    after = probe(path)
+    assert after == before
+    assert after.frame_index is not None
+    assert before.frame_index is not None
+    assert after.frame_index.anchors.tolist() == before.frame_index.anchors.tolist()
+    assert torch.equal(read_audio(path, offset_seconds=5.0, duration_seconds=1.0)[0], expected)
+    assert not scans
+    files._probe.cache_clear()
+    (kept,) = (tmp_path / "scans").rglob("*.json")
+    kept.write_text(kept.read_text()[:50])
+    assert probe(path) == before
+    path.write_bytes(coded("mono.mp3").read_bytes())
+    assert probe(path).channels == 1
     assert len(scans) == 2
 
 

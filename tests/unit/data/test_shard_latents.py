@@ -65,6 +65,8 @@ def test_latents_in_shards_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.tar/0/002\.npy: 40 latents, others are 50; set latent_crop"):
         list(shard_loader(config, batch_size=1, shuffle=False))
     assert next(iter(shard_loader(config, shuffle=False)))[0].shape == (2, 3, 50)
+    with pytest.raises(DataError, match=r"000\.npy: latents of audio at 8000 Hz, but the model is for 16000"):
+        list(shard_loader(config, sample_rate=16000, shuffle=False))
     cropped = shard_config(tmp_path / "shards", pre_encoded=True, latent_crop_length=8)
     with pytest.raises(DataError, match=r"cannot be placed in seconds"):
         list(shard_loader(cropped))
