@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,10 +158,21 @@ def stored_crops(folder: Path, *, verify: bool = False) -> set[Crop]:
     return found
 
 
+def remove_latents(folder: Path, crops: Container[Crop]) -> None:
+    """Remove what there is of ``crops``, of any rank: damaged, or cut off by a kill before its JSON."""
+    for rank in _rank_folders(folder):
+        for path in rank.iterdir():
+            if path.suffix in (".npy", ".json") and crop_of(path) in crops:
+                path.unlink(missing_ok=True)
+
+
+def _rank_folders(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+
+
 def _latent_paths(folder: Path) -> Iterator[Path]:
     """Latents with their JSON beside them, in the folders of the ranks."""
-    ranks = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
-    for rank in ranks:
+    for rank in _rank_folders(folder):
         names = set(os.listdir(rank))
         for name in names:
             if name.endswith(".npy") and name[:-4] + ".json" in names and not name.startswith("."):

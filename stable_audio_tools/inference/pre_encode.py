@@ -21,6 +21,7 @@ from stable_audio_tools.data.latent_files import (
     Crop,
     latent_mask,
     read_details,
+    remove_latents,
     stored_crops,
     write_latents,
 )
@@ -165,11 +166,14 @@ class Job:
         """Encode what is missing of a share."""
         done = stored_crops(self.folder, verify=self.settings.verify)
         batches = [batch for batch in self._batches(share) if any(Crop(*key) not in done for key in batch)]
+        if not batches:
+            return
+        if share.rank == 0 and done:
+            say(f"{self.folder}: {len(done)} crops are there, going on")
+        remove_latents(self.folder, {Crop(*key) for batch in batches for key in batch} - done)
         dataset = TracksToEncode(self.index, self.dataset, self.files, encoder.channels, self.settings)
         loader = make_loader(dataset, batches, self.settings.num_workers)
         failed: list[dict[str, str]] = []
-        if share.rank == 0 and done:
-            say(f"{self.folder}: {len(done)} crops are there, going on")
         with _progress(share, sum(map(len, batches))) as advance:
             for keys, (audio, infos) in zip(batches, loader, strict=True):
                 failed += self._store(share.rank, keys, audio, infos, encoder, done)

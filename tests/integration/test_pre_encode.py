@@ -139,13 +139,35 @@ def test_killed_and_continued_equals_one_pass(shop: Workshop, tmp_path: Path) ->
     assert len(unbroken) == 2 * 40 * 3
 
 
-def test_damaged_latents_are_found_and_encoded_again(shop: Workshop, tmp_path: Path) -> None:
+def test_damaged_latents_are_found_and_encoded_again(
+    shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_sat(command(shop, tmp_path / "lat")) == 0
     before = contents(tmp_path / "lat")
     damaged = tmp_path / "lat" / "0" / "0000000040000.npy"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")
+    capsys.readouterr()
+    assert run_sat(command(shop, tmp_path / "lat")) == 0
+    assert "encoding" not in capsys.readouterr().err, "there is nothing to do"
     assert run_sat(command(shop, tmp_path / "lat", "--verify")) == 0
     assert contents(tmp_path / "lat") == before
+
+
+def test_what_a_kill_left_of_another_rank_is_cleared_away(shop: Workshop, tmp_path: Path) -> None:
+    assert run_sat(command(shop, tmp_path / "lat")) == 0
+    before = contents(tmp_path / "lat")
+    (tmp_path / "lat" / "3").mkdir()
+    for number in (2, 5):  # rank 3 of another run wrote these, and was killed before the JSON of one
+        for kind in ("npy", "json"):
+            old = tmp_path / "lat" / "0" / f"000{number:06d}0000.{kind}"
+            old.rename(tmp_path / "lat" / "3" / f"003{number:06d}0000.{kind}")
+    (tmp_path / "lat" / "3" / "0030000020000.json").unlink()
+    assert run_sat(command(shop, tmp_path / "lat")) == 0
+    assert contents(tmp_path / "lat") == before
+    assert sorted(path.name for path in (tmp_path / "lat" / "3").iterdir()) == [
+        "0030000050000.json",
+        "0030000050000.npy",
+    ]
 
 
 def test_a_folder_of_another_run_is_refused(
