@@ -21,6 +21,7 @@ from stable_audio_tools.dedup.spectra import FRAMES_PER_SECOND
 from stable_audio_tools.runtime.progress import track
 
 POSTING_BYTES = 6
+_LEAST_VOTES = 4
 _TICK_FRAMES = 10  # postings keep moments to a quarter of a second
 _BIN_TICKS = FRAMES_PER_SECOND // _TICK_FRAMES  # offsets are counted by the second
 _RECORD = np.dtype([("hash", "<u4"), ("tick", "<u2")])
@@ -94,9 +95,11 @@ class LandmarkSearch:
     def pairs(self, min_votes: int, max_per_track: int | None) -> Votes:
         """Pairs with ``min_votes`` hashes in common at one offset, give or take a second.
 
+        Where a smaller share of hashes is looked at, fewer votes are asked for, but never fewer than four.
         Of the tracks before it each track keeps the ``max_per_track`` (None: all) with most votes.
         """
         starts = self._count()
+        min_votes = min(min_votes, max(_LEAST_VOTES, round(min_votes * self.share / SAMPLED_SHARE)))
         tracks = np.zeros(self.postings, np.uint32)
         ticks = np.zeros(self.postings, np.uint16)
         ends = starts[:-1].copy()

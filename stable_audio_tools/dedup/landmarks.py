@@ -27,8 +27,8 @@ SAMPLED_SHARE = 0.25
 """Share of all hashes that a search looks at: one value in four, the same ones in every track."""
 
 _PEAKS_PER_SECOND = 5.0
-_REACH_FRAMES, _REACH_STEPS = 10, 5  # a peak is the highest point within 0.25 s and 2.5 semitones
-_BACKGROUND_FRAMES = 80  # the mean over 2 s on either side is what a peak must stand out of
+_REACH_FRAMES, _REACH_STEPS = 10, 7  # a peak is the highest point within 0.25 s and 3.5 semitones
+_BACKGROUND_FRAMES = 120  # the mean over 3 s on either side is what a peak must stand out of
 _LEAST_HEIGHT = 0.3  # decades of power above that mean, 3 dB
 _BLOCK_FRAMES = 8192
 

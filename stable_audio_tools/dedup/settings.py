@@ -57,7 +57,7 @@ class DedupSettings:
     batch_size: int = 4
     num_workers: int = 4
     verify: bool = True
-    min_votes: int = 5
+    min_votes: int = 8
     max_candidates: int = 20
     max_index_gib: float = 8.0
     min_correlation: float = 0.85

@@ -30,8 +30,10 @@ _SPEEDS = np.arange(0.92, 1.0801, 0.0025)
 _LINE_FRAMES = 4.0  # a hash lies on the line of a copy when it is within 0.1 s of it
 _REFINEMENTS = 8
 _LEAST_MATCHES = 3
+_AS_GOOD = 0.9
 _NEAR_FRAMES, _NEAR_SEMITONES = 3.0, 0.6
 _SLACK_FRAMES = 3
+_EDGE_FRAMES, _EDGE_SHARE = 2.0 * FRAMES_PER_SECOND, 0.2
 _UNCHANGED_SPEED, _UNCHANGED_SEMITONES = 0.006, 0.25
 _MOST_MATCHES = 200_000
 
@@ -93,10 +95,11 @@ def align(first: Evidence, second: Evidence) -> Alignment:
     shift = float(
         np.median(second.constellations.semitones[b][on_line] - first.constellations.semitones[a][on_line])
     )
-    agreement = _agreement(first.peaks, second.peaks, slope, start, shift)
-    correlation = _correlation(first.onsets, second.onsets, slope, start, shift)
     length = slope * len(second.onsets)
-    overlap = max(0.0, min(start + length, len(first.onsets)) - max(start, 0.0))
+    covered = max(start, 0.0), min(start + length, float(len(first.onsets)))
+    overlap = max(0.0, covered[1] - covered[0])
+    agreement = _agreement(first.peaks, second.peaks, slope, start, shift, covered)
+    correlation = _correlation(first.onsets, second.onsets, slope, start, shift)
     return Alignment(
         offset_seconds=start / FRAMES_PER_SECOND,
         overlap_seconds=overlap / FRAMES_PER_SECOND,
@@ -145,7 +148,15 @@ def _best_line(
     # Music in loops lies on many lines. The grid is coarse, so which of the two is best shows when refined.
     lines = [_refined(x, y, slope, start) for _, slope, start in (_most_at(x, y, 1.0), altered)]
     slope, start, on_line = max(lines, key=lambda line: int(line[2].sum()))
-    return (slope, start, on_line) if on_line.sum() >= _LEAST_MATCHES else None
+    if on_line.sum() < _LEAST_MATCHES:
+        return None
+    if abs(slope - 1) <= _UNCHANGED_SPEED:
+        # Over a few seconds a slope is known to half a percent, and the same speed is by far the likeliest.
+        same = float(np.median((y - x)[on_line]))
+        on_same = np.abs(y - x - same) <= _LINE_FRAMES
+        if on_same.sum() >= _AS_GOOD * on_line.sum():
+            return 1.0, same, on_same
+    return slope, start, on_line
 
 
 def _refined(
@@ -176,19 +187,24 @@ def _most_at(x: NDArray[np.float64], y: NDArray[np.float64], slope: float) -> tu
     return int(pairs[best]), slope, (lowest + best + 0.5) * _LINE_FRAMES
 
 
-def _agreement(first: Peaks, second: Peaks, slope: float, start: float, shift: float) -> float:
-    """The share of landmarks in what both cover that are in the other, the smaller of the two ways."""
+def _agreement(
+    first: Peaks, second: Peaks, slope: float, start: float, shift: float, covered: tuple[float, float]
+) -> float:
+    """The share of landmarks in what both cover that are in the other, the smaller of the two ways.
+
+    Which points stand out near the start and the end of a file depends on what was cut off there: up to 2 s
+    of either end do not count.
+    """
     frames = slope * second.frames + start
     semitones = second.semitones - shift
-    if len(first) == 0 or len(second) == 0:
-        return 0.0
-    low, high = max(first.frames[0], frames[0]), min(first.frames[-1], frames[-1])
-    ours = (first.frames >= low - _NEAR_FRAMES) & (first.frames <= high + _NEAR_FRAMES)
-    theirs = (frames >= low - _NEAR_FRAMES) & (frames <= high + _NEAR_FRAMES)
+    margin = min(_EDGE_FRAMES, _EDGE_SHARE * (covered[1] - covered[0]))
+    low, high = covered[0] + margin, covered[1] - margin
+    ours = (first.frames >= low) & (first.frames <= high)
+    theirs = (frames >= low) & (frames <= high)
     if not ours.any() or not theirs.any():
         return 0.0
-    near = _near(first.frames[ours], first.semitones[ours], frames[theirs], semitones[theirs])
-    back = _near(frames[theirs], semitones[theirs], first.frames[ours], first.semitones[ours])
+    near = _near(first.frames[ours], first.semitones[ours], frames, semitones)
+    back = _near(frames[theirs], semitones[theirs], first.frames, first.semitones)
     return float(min(near.mean(), back.mean()))
 
 
