@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 
@@ -163,3 +164,31 @@ def test_an_error_in_a_worker_arrives_as_one_line(config: dict[str, Any], worker
 def test_a_config_error_is_a_config_error(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="random_crop"):
         _loader({**config, "random_corp": True})
+
+
+@pytest.mark.parametrize("headers", ["1", "0"])
+def test_mp3s_are_the_same_whatever_the_workers_and_the_start(tmp_path: Path, headers: str) -> None:
+    """Each worker has scanned other files before; a crop must not depend on that."""
+    for number in range(3):
+        noise = torch.rand(2, 60_000, generator=torch.Generator().manual_seed(number)) - 0.5
+        with av.open(str(tmp_path / f"{number}.mp3"), "w", options={"write_xing": headers}) as container:
+            stream: Any = container.add_stream("libmp3lame", rate=16000, layout="stereo")
+            stream.codec_context.qscale = True
+            stream.codec_context.global_quality = 4 * 118
+            for begin in range(0, 60_000, 4000):
+                block = noise[:, begin : begin + 4000].contiguous().numpy()
+                frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+                frame.sample_rate, frame.pts = 16000, begin
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    config = {"dataset_type": "audio_dir", "datasets": [{"id": "m", "path": str(tmp_path)}]}
+
+    def take(count: int, **options: Any) -> list[torch.Tensor]:
+        loader = _loader(config, sample_rate=22050, audio_channels=2, batch_size=1, infinite=True, **options)
+        return [audio for audio, _ in itertools.islice(loader, count)]
+
+    straight = take(8)
+    assert len({audio.sum().item() for audio in straight}) == 8
+    for other in (take(8, num_workers=2), take(8, num_workers=3)):
+        assert all(map(torch.equal, straight, other))
+    assert all(map(torch.equal, straight[5:], take(3, start_batch=5, num_workers=1)))
