@@ -8,7 +8,7 @@
     ├── DataError               a dataset, a table or a file of it is wrong
     │   └── AudioError          an audio file cannot be read or written
     ├── CheckpointError         a checkpoint is missing, of another kind, or does not fit the model
-    ├── StoreError              a feature store belongs to another run, or is incomplete
+    ├── StoreError              a store of features or latents belongs to another run, or is incomplete
     └── TrainingError           training cannot go on (NaN loss, a batch larger than the dataset)
 
 A message says where, what was found, what was expected and what to do, in one line.
@@ -43,7 +43,7 @@ class CheckpointError(StableAudioError):
 
 
 class StoreError(StableAudioError):
-    """A feature store belongs to another run, or is incomplete."""
+    """A store of features or latents belongs to another run, or is incomplete."""
 
 
 class TrainingError(StableAudioError):
