@@ -251,10 +251,12 @@ class _Listing:
 
     def __post_init__(self) -> None:
         self.reader = ShardReader(self.store)
+        self.root = Path(self.store.place)
         self.description = Description(("manifest",), self.rows, self.entry.prompts)
 
     def tracks(self, shard: Shard, members: Sequence[Member]) -> list[ShardTrack]:
         where = self.store.where(shard)
+        folder = Path(where)
         tracks = []
         details = next((member for member in members if member.name == DETAILS), None)
         for key, sample in samples_of(members).items():
@@ -269,9 +271,9 @@ class _Listing:
             track = ShardTrack(
                 -1,
                 f"{self.entry.id}/{relpath}",
-                Path(where) / audio.name,
+                folder / audio.name,
                 relpath,
-                Path(self.store.place),
+                self.root,
                 self.entry.id,
                 self.module,
                 self.description,
