@@ -63,7 +63,13 @@ def extract(
     folder = output.with_suffix("") if output.suffix == ".npy" else output
     source = _source(dataset_config, queries)
     store = _extract(
-        model, model.load_conditional(device), source, folder, settings, batch_size=batch_size, num_workers=num_workers
+        model,
+        model.load_conditional(device),
+        source,
+        folder,
+        settings,
+        batch_size=batch_size,
+        num_workers=num_workers,
     )
     if output.suffix == ".npy":
         store.export(output)
