@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,14 +24,24 @@ T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
 
 
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+"""Where torchrun, srun and Lightning tell a process which of several it is."""
+
+
 def say(message: str) -> None:
-    """One line for the user, on standard error."""
-    console.print(message, markup=False, soft_wrap=True)
+    """One line for the user, on standard error; of several processes only the first speaks."""
+    if _is_first():
+        console.print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """One line the user should see, on standard error."""
-    console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    """One line the user should see, on standard error; of several processes only the first speaks."""
+    if _is_first():
+        console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _is_first() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from stable_audio_tools.models.conditioners.t5 import load_t5
 from stable_audio_tools.runtime.libraries import quiet_transformers
-from stable_audio_tools.runtime.progress import progress_bar, say, track
+from stable_audio_tools.runtime.progress import progress_bar, say, track, warn
 
 
 def test_without_a_terminal_a_bar_is_one_closing_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +25,20 @@ def test_without_a_terminal_a_bar_is_one_closing_line(capsys: pytest.CaptureFixt
     assert re.fullmatch(r"reading  3/3  \d:\d\d:\d\d", first)
     assert second == "found one"
     assert re.fullmatch(r"searching  2  \d:\d\d:\d\d", third)
+
+
+@pytest.mark.parametrize(("rank", "heard"), [({}, True), ({"RANK": "0"}, True), ({"LOCAL_RANK": "1"}, False)])
+def test_of_several_processes_the_first_speaks(
+    rank: dict[str, str],
+    heard: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in rank.items():
+        monkeypatch.setenv(name, value)
+    say("trained")
+    warn("but slowly")
+    assert capsys.readouterr().err == ("trained\nwarning: but slowly\n" if heard else "")
 
 
 def test_work_that_fails_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
