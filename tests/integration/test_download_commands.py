@@ -92,7 +92,7 @@ def test_killed_at_random_and_run_again_gives_identical_files(
 
 def test_interrupted_says_how_to_go_on(mirrors: tuple[Mirror, Mirror], tmp_path: Path) -> None:
     _, audio = mirrors
-    audio.faults["*"], audio.for_ever = [("slow", 0.05)], True
+    audio.faults["*"], audio.for_ever = [("slow", 1.0)], True
     process = subprocess.Popen(
         command(mirrors, tmp_path / "audio"), env=environment(), stderr=subprocess.PIPE, text=True
     )
