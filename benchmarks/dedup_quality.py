@@ -4,7 +4,8 @@ The built-in synthesiser plays 208 pieces by 8 artists. Each is altered in every
 originals are searched together with the copies of one kind at a time and with hard negatives: the other
 pieces of the same artist, pieces on the same plan (key, tempo, chords, sounds) with other notes, and pairs
 that have nothing in common but a loop under them. A copy is found when the pair (original, copy) is called
-one recording; any other pair that is called so is false. Thresholds were chosen on one half of the pieces
+one recording; any other pair that is called so is false, except a piece beside itself with a loop under it,
+which is neither. Thresholds were chosen on one half of the pieces
 (``--half tuning``); the table to report is of the other. The baseline is a search by file hash.
 
     python benchmarks/dedup_quality.py --folder /tmp/dedup-quality --workers 2
@@ -42,6 +43,7 @@ from stable_audio_tools.runtime.progress import track
 from stable_audio_tools.runtime.seeds import derive_seed
 
 Audio = NDArray[np.float32]
+_SHOWN = 20
 PER_ARTIST, SECONDS, WORLD = 26, (28.0, 34.0), "dedup benchmark"
 BARS = {
     "exact copy": 1.0, "mp3 128k": 0.99, "-6 dB": 0.99, "+6 dB, clipped": 0.99, "44.1 kHz": 0.99,
@@ -277,8 +279,9 @@ def report(folder: Path, half: str, settings: DedupSettings, evidence_path: Path
         hits = 0
         for a, b, found, same in looked_at:
             copy = {a[1], b[1]} == {"original", kind} and a[0] == b[0]
+            with_a_loop = a[0] == b[0] and "same loop" in (a[1], b[1])  # the recording, and more: neither
             hits += copy and same
-            if same and not copy:
+            if same and not copy and not with_a_loop:
                 false_pairs[frozenset({a, b})] = found
             if found is not None:
                 lines.append({"a": a, "b": b, "copy": copy, "same": same, **asdict(found)})
@@ -298,7 +301,7 @@ def report(folder: Path, half: str, settings: DedupSettings, evidence_path: Path
         + f"\n\nprecision {precision:.4f} ({low:.4f} to {high:.4f}): {true_pairs} true pairs and"
         f" {len(false_pairs)} false ones; search and verification took {time.perf_counter() - start:.0f} s\n"
     )
-    for pair, found in false_pairs.items():
+    for pair, found in list(false_pairs.items())[:_SHOWN]:
         sys.stdout.write(f"false: {sorted(pair)} {found}\n")
     if evidence_path is not None:
         evidence_path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 KEEP_RULE = (
-    "none beside an evaluation track; else of the tracks within 0.2 s of the longest a lossless one, then the"
-    " highest sample rate and bit rate, then the licence that allows most, then the smallest sample id"
+    "none beside an evaluation track; else of the tracks within 0.5 s of the longest, silence at the ends not"
+    " counted, a lossless one, then the highest sample rate and bit rate, then the licence that allows most,"
+    " then the smallest sample id"
 )
 """What :func:`choose_kept` does, in words, for the summary."""
 
-_AS_LONG_SECONDS = 0.2
-"""An encoder pads up to 0.1 s (two MP3 frames and its delay); that does not make a copy the longer one."""
+_AS_LONG_SECONDS = 0.5
+"""An encoder pads up to 0.1 s (two MP3 frames and its delay), and fades end where its noise begins."""
 
 _SAME_BIT_RATE = 1.02
 """Tags and covers count as bytes: bit rates this close are one."""
@@ -23,10 +24,15 @@ LICENSE_ORDER = ("by", "by-sa", "lal", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
 
 @dataclass(frozen=True)
 class Member:
-    """What the keep rule looks at. ``license`` is a code of :data:`LICENSE_ORDER`, or empty."""
+    """What the keep rule looks at.
+
+    ``sounding_seconds`` is the duration without silence at the ends; ``license`` a code of
+    :data:`LICENSE_ORDER`, or empty.
+    """
 
     sample_id: str
     duration_seconds: float
+    sounding_seconds: float
     size_bytes: int
     lossless: bool = False
     sample_rate: int = 0
@@ -68,8 +74,8 @@ def choose_kept(members: Sequence[Member]) -> int:
     seen = [i for i, member in enumerate(members) if member.evaluation]
     if seen:
         return min(seen, key=lambda i: members[i].sample_id)
-    longest = max(member.duration_seconds for member in members)
-    left = [i for i, member in enumerate(members) if member.duration_seconds >= longest - _AS_LONG_SECONDS]
+    longest = max(member.sounding_seconds for member in members)
+    left = [i for i, member in enumerate(members) if member.sounding_seconds >= longest - _AS_LONG_SECONDS]
     left = [i for i in left if members[i].lossless] or left
     highest = max(members[i].sample_rate for i in left)
     left = [i for i in left if members[i].sample_rate == highest]

@@ -43,6 +43,7 @@ class Heard:
 
     digest: str
     facts: Facts
+    sounding_seconds: float
     size_bytes: int
     histogram: NDArray[np.float32] | None = None
 
@@ -123,7 +124,7 @@ def hear_all(
             if found is None:
                 found = listen(item.path)
                 save_print(cache.print_path(digest), found)
-        heard = Heard(digest, found.facts, size)
+        heard = Heard(digest, found.facts, found.sounding_seconds, size)
         if codec is None or found.facts.flaw:
             return heard, None
         counts = load_codes(cache.codes_path(digest), codec.stamp)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.audio.files import AudioInfo, probe, read_audio
 from stable_audio_tools.dedup.landmarks import Peaks, constellations, find_peaks
-from stable_audio_tools.dedup.spectra import ANALYSIS_RATE, SpectrumStream
-from stable_audio_tools.dedup.verify import Evidence, onsets_of
+from stable_audio_tools.dedup.spectra import ANALYSIS_RATE, FRAMES_PER_SECOND, SpectrumStream
+from stable_audio_tools.dedup.verify import ONSET_REACH_FRAMES, Evidence, onsets_of
 from stable_audio_tools.errors import AudioError
 from stable_audio_tools.runtime.files import atomic_path
 
@@ -55,6 +55,18 @@ class Print:
     onsets: NDArray[np.int8]
     peaks: Peaks
     facts: Facts
+
+    @property
+    def sounding_seconds(self) -> float:
+        """The length without silence at the ends, to a tenth of a second."""
+        changing = np.flatnonzero(self.onsets.any(axis=1))
+        if not len(changing):
+            return 0.0
+        # A row looks ahead: the first one that changes is that far before the sound.
+        first, last = int(changing[0]), int(changing[-1])
+        start = first + ONSET_REACH_FRAMES if first else 0
+        end = last + ONSET_REACH_FRAMES if last == len(self.onsets) - 1 else last
+        return max(0, end - start) / FRAMES_PER_SECOND
 
     def evidence(self) -> Evidence:
         """What a comparison with another track looks at."""

@@ -130,6 +130,7 @@ def _groups(
             Member(
                 tracks[i].sample_id,
                 heard[i].facts.duration_seconds,
+                heard[i].sounding_seconds,
                 heard[i].size_bytes,
                 heard[i].facts.lossless,
                 heard[i].facts.sample_rate,

@@ -41,8 +41,10 @@ class DedupSettings:
         max_index_gib: what the index of landmarks may take in memory; above it, fewer landmarks are searched.
         min_correlation, min_agreement: what the onsets and the landmarks of an aligned pair must reach to be
             one recording, both in (0, 1].
-        altered_correlation, altered_agreement: the same where speed or pitch differ, since changing them
-            blurs both.
+        retimed_agreement: in place of ``min_agreement`` where one is played faster: stretching moves
+        landmarks. transposed_correlation, transposed_agreement: in place of both where one is higher: that
+        moves sound from
+            band to band, but no other music agrees in its landmarks at an interval.
         min_matches: hashes of landmarks that an aligned pair must have in common.
         min_overlap: the share of the shorter track that both must cover, in (0, 1].
     """
@@ -60,10 +62,11 @@ class DedupSettings:
     min_votes: int = 8
     max_candidates: int = 20
     max_index_gib: float = 8.0
-    min_correlation: float = 0.85
+    min_correlation: float = 0.935
     min_agreement: float = 0.6
-    altered_correlation: float = 0.6
-    altered_agreement: float = 0.4
+    retimed_agreement: float = 0.45
+    transposed_correlation: float = 0.55
+    transposed_agreement: float = 0.55
     min_matches: int = 30
     min_overlap: float = 0.5
 
@@ -88,7 +91,8 @@ class DedupSettings:
                 f"chunks of {self.chunk_seconds} s in batches of {self.batch_size}: expected numbers above 0"
             )
         for name in (
-            "min_correlation", "min_agreement", "altered_correlation", "altered_agreement", "min_overlap",
+            "min_correlation", "min_agreement", "retimed_agreement", "transposed_correlation",
+            "transposed_agreement", "min_overlap",
         ):  # fmt: skip
             value = getattr(self, name)
             if not 0.0 < value <= 1.0:

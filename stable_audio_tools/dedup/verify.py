@@ -22,16 +22,22 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.dedup.landmarks import Constellations, Peaks
 from stable_audio_tools.dedup.settings import DedupSettings
-from stable_audio_tools.dedup.spectra import FRAMES_PER_SECOND, SEMITONES_PER_BAND
+from stable_audio_tools.dedup.spectra import FRAMES_PER_SECOND, HOP, SEMITONES_PER_BAND, WINDOW
 
 _STEP_FRAMES = 4  # onsets are changes over 100 ms
+ONSET_REACH_FRAMES = _STEP_FRAMES + WINDOW // HOP
+"""How far ahead a row of onsets looks: a step and a window."""
+
 _STEPS_PER_DECADE = 50  # int8 then holds +-25 dB in steps of 0.2 dB
 _SPEEDS = np.arange(0.92, 1.0801, 0.0025)
 _LINE_FRAMES = 4.0  # a hash lies on the line of a copy when it is within 0.1 s of it
 _REFINEMENTS = 8
 _LEAST_MATCHES = 3
 _AS_GOOD = 0.9
-_NEAR_FRAMES, _NEAR_SEMITONES = 3.0, 0.6
+_NEAR_FRAMES = 3.0
+_NEAR_SEMITONES = (
+    0.25  # drums do not move with the key: at an interval of half a semitone they must not agree
+)
 _SLACK_FRAMES = 3
 _EDGE_FRAMES, _EDGE_SHARE = 2.0 * FRAMES_PER_SECOND, 0.2
 _UNCHANGED_SPEED, _UNCHANGED_SEMITONES = 0.006, 0.25
@@ -59,9 +65,14 @@ class Alignment:
     correlation: float = 0.0
 
     @property
-    def altered(self) -> bool:
-        """Whether speed or pitch was changed."""
-        return abs(self.speed - 1) > _UNCHANGED_SPEED or abs(self.semitones) > _UNCHANGED_SEMITONES
+    def retimed(self) -> bool:
+        """Whether one is played faster."""
+        return abs(self.speed - 1) > _UNCHANGED_SPEED
+
+    @property
+    def transposed(self) -> bool:
+        """Whether one is played higher."""
+        return abs(self.semitones) > _UNCHANGED_SEMITONES
 
 
 @dataclass(frozen=True)
@@ -114,12 +125,16 @@ def align(first: Evidence, second: Evidence) -> Alignment:
 
 def is_one_recording(found: Alignment, settings: DedupSettings) -> bool:
     """Whether the evidence is enough."""
-    altered = found.altered
+    correlation, agreement = settings.min_correlation, settings.min_agreement
+    if found.transposed:
+        correlation, agreement = settings.transposed_correlation, settings.transposed_agreement
+    elif found.retimed:
+        agreement = settings.retimed_agreement
     return (
         found.matches >= settings.min_matches
         and found.coverage >= settings.min_overlap
-        and found.correlation >= (settings.altered_correlation if altered else settings.min_correlation)
-        and found.agreement >= (settings.altered_agreement if altered else settings.min_agreement)
+        and found.correlation >= correlation
+        and found.agreement >= agreement
     )
 
 
@@ -214,7 +229,7 @@ def _near(
     other_frames: NDArray[np.float32],
     other_semitones: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
-    """Which peaks have a peak of the other track within 75 ms and 0.6 semitones."""
+    """Which peaks have a peak of the other track within 75 ms and a quarter of a semitone."""
     left = np.searchsorted(other_frames, frames - _NEAR_FRAMES, "left")
     right = np.searchsorted(other_frames, frames + _NEAR_FRAMES, "right")
     found = np.zeros(len(frames), np.bool_)

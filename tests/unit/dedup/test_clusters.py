@@ -30,38 +30,51 @@ def kept(*members: Member) -> set[str]:
 
 
 def test_the_longest_is_kept() -> None:
-    assert kept(Member("a", 100.0, 9_000_000), Member("b", 103.0, 1_000_000)) == {"b"}
+    assert kept(Member("a", 100.0, 100.0, 9_000_000), Member("b", 103.0, 103.0, 1_000_000)) == {"b"}
 
 
 def test_encoder_padding_does_not_make_a_copy_the_longest() -> None:
-    assert kept(Member("flac", 100.0, 20_000_000), Member("mp3", 100.07, 2_000_000)) == {"flac"}
+    assert kept(Member("flac", 100.0, 100.0, 20_000_000), Member("mp3", 100.07, 100.07, 2_000_000)) == {
+        "flac"
+    }
+
+
+def test_silence_in_front_does_not_make_a_copy_the_longest() -> None:
+    assert kept(Member("flac", 100.0, 100.0, 20_000_000), Member("padded", 103.0, 100.0, 21_000_000)) == {
+        "flac"
+    }
 
 
 def test_a_lossless_track_is_kept_over_a_lossy_one_of_more_bits() -> None:
-    assert kept(Member("flac", 100.0, 4_000_000, True), Member("mp3", 100.0, 5_000_000)) == {"flac"}
+    assert kept(Member("flac", 100.0, 100.0, 4_000_000, True), Member("mp3", 100.0, 100.0, 5_000_000)) == {
+        "flac"
+    }
 
 
 def test_the_higher_rate_is_kept_of_two_lossless_tracks() -> None:
-    low, high = Member("a", 10.0, 9, True, 22_050), Member("b", 10.0, 8, True, 44_100)
+    low, high = Member("a", 10.0, 10.0, 9, True, 22_050), Member("b", 10.0, 10.0, 8, True, 44_100)
     assert kept(low, high) == {"b"}
 
 
 def test_the_licence_that_allows_most_decides_between_equal_sounds() -> None:
     codes = ["", "by-nc-nd", "by-nd", "by-nc-sa", "by-nc", "by-sa", "by"]
-    members = [Member(f"t{i}", 10.0, 1000 + i, license=code) for i, code in enumerate(codes)]
+    members = [Member(f"t{i}", 10.0, 10.0, 1000 + i, license=code) for i, code in enumerate(codes)]
     for count in range(1, len(members)):
         assert kept(*members[: count + 1]) == {f"t{count}"}
 
 
 def test_a_cover_in_the_tags_is_no_quality() -> None:
-    plain, tagged = Member("plain", 100.0, 2_000_000, license="by"), Member("tagged", 100.0, 2_030_000)
+    plain, tagged = (
+        Member("plain", 100.0, 100.0, 2_000_000, license="by"),
+        Member("tagged", 100.0, 100.0, 2_030_000),
+    )
     assert kept(plain, tagged) == {"plain"}
 
 
 def test_beside_an_evaluation_track_nothing_else_is_kept() -> None:
-    twin = Member("eval", 5.0, 10, evaluation=True)
-    assert kept(Member("a", 100.0, 9_000_000, True, 96_000, "by"), twin) == {"eval"}
+    twin = Member("eval", 5.0, 5.0, 10, evaluation=True)
+    assert kept(Member("a", 100.0, 100.0, 9_000_000, True, 96_000, "by"), twin) == {"eval"}
 
 
 def test_equal_tracks_are_decided_by_name() -> None:
-    assert kept(Member("c", 10.0, 5), Member("a", 10.0, 5), Member("b", 10.0, 5)) == {"a"}
+    assert kept(Member("c", 10.0, 10.0, 5), Member("a", 10.0, 10.0, 5), Member("b", 10.0, 10.0, 5)) == {"a"}

@@ -89,6 +89,16 @@ def test_a_file_too_short_for_a_window_has_an_empty_print(tmp_path: Path, sample
     assert len(found.evidence().constellations.hashes) == 0
 
 
+def test_silence_at_the_ends_is_not_sound(tmp_path: Path) -> None:
+    music, quiet = compose(1, seconds=6.0), np.zeros(3 * RATE, np.float32)
+    soundfile.write(tmp_path / "plain.wav", music, RATE)
+    soundfile.write(tmp_path / "padded.wav", np.concatenate([quiet, music, quiet]), RATE)
+    plain, padded = (listen(tmp_path / name) for name in ("plain.wav", "padded.wav"))
+    assert plain.sounding_seconds == pytest.approx(6.0, abs=0.1)
+    assert padded.sounding_seconds == pytest.approx(plain.sounding_seconds, abs=0.2)
+    assert padded.facts.duration_seconds == pytest.approx(12.0)
+
+
 def same(one: Print, other: Print) -> bool:
     arrays = [(p.onsets, p.peaks.frames, p.peaks.semitones) for p in (one, other)]
     return one.facts == other.facts and all(map(np.array_equal, *arrays))
