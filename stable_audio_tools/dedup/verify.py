@@ -44,6 +44,10 @@ _UNCHANGED_SPEED, _UNCHANGED_SEMITONES = 0.006, 0.25
 _MOST_MATCHES = 200_000
 
 
+_Line = tuple[float, float, NDArray[np.bool_]]
+"""Slope, start in frames, and which matches lie on it."""
+
+
 @dataclass(frozen=True)
 class Alignment:
     """How the second track lies over the first.
@@ -99,13 +103,20 @@ def align(first: Evidence, second: Evidence) -> Alignment:
     """
     a, b = _common(first.constellations, second.constellations)
     frames_a, frames_b = first.constellations.frames[a], second.constellations.frames[b]
-    line = _best_line(frames_a, frames_b)
-    if line is None:
-        return Alignment()
-    slope, start, on_line = line
-    shift = float(
-        np.median(second.constellations.semitones[b][on_line] - first.constellations.semitones[a][on_line])
-    )
+    higher = second.constellations.semitones[b] - first.constellations.semitones[a]
+    best: Alignment | None = None
+    for slope, start, on_line in _best_lines(frames_a, frames_b):
+        shift = float(np.median(higher[on_line]))
+        found = _weigh(first, second, slope, start, shift, int(on_line.sum()))
+        if best is None or found.correlation > best.correlation:
+            best = found
+    return best or Alignment()
+
+
+def _weigh(
+    first: Evidence, second: Evidence, slope: float, start: float, shift: float, matches: int
+) -> Alignment:
+    """The evidence on one line."""
     length = slope * len(second.onsets)
     covered = max(start, 0.0), min(start + length, float(len(first.onsets)))
     overlap = max(0.0, covered[1] - covered[0])
@@ -117,7 +128,7 @@ def align(first: Evidence, second: Evidence) -> Alignment:
         coverage=overlap / max(1.0, min(length, len(first.onsets))),
         speed=slope,
         semitones=shift,
-        matches=int(on_line.sum()),
+        matches=matches,
         agreement=agreement,
         correlation=correlation,
     )
@@ -152,31 +163,24 @@ def _common(first: Constellations, second: Constellations) -> tuple[NDArray[np.i
     return a, b
 
 
-def _best_line(
-    frames_a: NDArray[np.float32], frames_b: NDArray[np.float32]
-) -> tuple[float, float, NDArray[np.bool_]] | None:
-    """Slope and start of ``frames_a = slope * frames_b + start`` with most matches, and which lie on it."""
+def _best_lines(frames_a: NDArray[np.float32], frames_b: NDArray[np.float32]) -> list[_Line]:
+    """The line ``frames_a = slope * frames_b + start`` with most matches; beside it, slope 1 if as good."""
     if len(frames_a) < _LEAST_MATCHES:
-        return None
+        return []
     x, y = frames_b.astype(np.float64), frames_a.astype(np.float64)
     altered = max(_most_at(x, y, float(slope)) for slope in _SPEEDS)
     # Music in loops lies on many lines. The grid is coarse, so which of the two is best shows when refined.
     lines = [_refined(x, y, slope, start) for _, slope, start in (_most_at(x, y, 1.0), altered)]
-    slope, start, on_line = max(lines, key=lambda line: int(line[2].sum()))
-    if on_line.sum() < _LEAST_MATCHES:
-        return None
-    if abs(slope - 1) <= _UNCHANGED_SPEED:
-        # Over a few seconds a slope is known to half a percent, and the same speed is by far the likeliest.
-        same = float(np.median((y - x)[on_line]))
-        on_same = np.abs(y - x - same) <= _LINE_FRAMES
-        if on_same.sum() >= _AS_GOOD * on_line.sum():
-            return 1.0, same, on_same
-    return slope, start, on_line
+    best = max(lines, key=lambda line: int(line[2].sum()))
+    if best[2].sum() < _LEAST_MATCHES:
+        return []
+    # Over a few seconds a slope is known to a percent only: the onsets then tell the same speed from another.
+    same = float(np.median((y - x)[best[2]]))
+    on_same = np.abs(y - x - same) <= _LINE_FRAMES
+    return [(1.0, same, on_same), best] if on_same.sum() >= _AS_GOOD * best[2].sum() else [best]
 
 
-def _refined(
-    x: NDArray[np.float64], y: NDArray[np.float64], slope: float, start: float
-) -> tuple[float, float, NDArray[np.bool_]]:
+def _refined(x: NDArray[np.float64], y: NDArray[np.float64], slope: float, start: float) -> _Line:
     """The line by least squares through the matches on it, again and again as more of them join."""
     on_line = np.abs(y - slope * x - start) <= _LINE_FRAMES
     for _ in range(_REFINEMENTS):
