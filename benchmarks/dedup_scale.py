@@ -25,13 +25,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from stable_audio_tools.dedup.inverted import POSTING_BYTES, LandmarkSearch
-from stable_audio_tools.dedup.landmarks import (
-    SAMPLED_SHARE,
-    Constellations,
-    Peaks,
-    constellations,
-    sampled,
-)
+from stable_audio_tools.dedup.landmarks import SAMPLED_SHARE, Peaks, constellations, sampled
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.spectra import BANDS, FRAMES_PER_SECOND, PITCHES, SEMITONES_PER_BAND
 from stable_audio_tools.dedup.verify import Evidence, align, is_one_recording
@@ -163,17 +157,17 @@ def time_search(count: int, seconds: float, copies: int, kept: float, workers: i
         settings = DedupSettings()
         votes = search.pairs(settings.min_votes, settings.max_candidates)
         took, after = time.perf_counter() - start, gib_in_use()
-        share, postings = search.share, search.postings
+        postings, offered, dropped = search.postings, search.offered, search.dropped
     met = sum(
         second - first == count - copies
         for first, second in zip(votes.first.tolist(), votes.second.tolist(), strict=True)
     )
     pairs = count * (count - 1) / 2
-    one_by_one = _seconds_a_pair(seconds, share)
+    one_by_one = _seconds_a_pair(seconds, postings / offered)
     million = PLANNED_TRACKS / count
     slower = one_by_one * pairs / took
     sys.stdout.write(
-        f"\nsearch: {count:,} tracks of {seconds:.0f} s, one landmark in {round(1 / share)}\n"
+        f"\nsearch: {count:,} tracks of {seconds:.0f} s; {dropped or 'nothing is passed over'}\n"
         f"  {postings:,} postings, {postings / count:.0f} a track; {took:.0f} s,"
         f" {took / count * 1e3:.2f} ms a track, {pairs / took:.3g} pairs a second\n"
         f"  pair by pair it would take {one_by_one * pairs / 3600:.0f} h: {slower:.0f} times as long\n"
@@ -185,13 +179,11 @@ def time_search(count: int, seconds: float, copies: int, kept: float, workers: i
 
 
 def _seconds_a_pair(seconds: float, share: float, tracks: int = 24) -> float:
-    """Comparing two tracks' sampled hashes directly, without an index."""
-
-    def kept(number: int) -> np.ndarray:
-        found: Constellations = constellations(invent(number, seconds))
-        return found.hashes[sampled(found.hashes, share)]
-
-    made = [kept(number) for number in range(tracks)]
+    """Comparing two tracks' hashes directly, as many as the index holds of each."""
+    made = []
+    for number in range(tracks):
+        hashes, _ = _sampled_hashes((number, seconds, 1.0, tracks))
+        made.append(hashes[: max(1, round(share * len(hashes)))])
     start = time.perf_counter()
     for first in made:
         for second in made:

@@ -1,9 +1,9 @@
 """Which tracks share landmarks, from an inverted index: for every hash, the tracks and moments that have it.
 
 Every track is looked up among those before it and then added, so each pair is seen once. Memory is 6 bytes a
-posting and 128 MB for the table, whatever the number of pairs. One value in four of all hashes is kept, and
-half of those again, and so on, until the postings fit; values are dropped in all tracks alike, so that copies
-keep the same ones. A hash that a great many tracks have says nothing and is passed over.
+posting and 0.4 GB for tables, whatever the number of pairs. One value in four of all hashes is searched, the
+same ones in every track. Where that is more than memory holds, or than a search has time for, the values that
+most tracks have are passed over first: they say least, and copies keep the same rare ones.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from stable_audio_tools.runtime.progress import track
 
 POSTING_BYTES = 6
 _LEAST_VOTES = 4
+_LEAST_SHARE = 0.01
+MAX_HITS = 200_000
+"""For a track; 10 to 20 ms."""
 _TICK_FRAMES = 10  # postings keep moments to a quarter of a second
 _BIN_TICKS = FRAMES_PER_SECOND // _TICK_FRAMES  # offsets are counted by the second
 _RECORD = np.dtype([("hash", "<u4"), ("tick", "<u2")])
@@ -41,7 +44,7 @@ class LandmarkSearch:
     Args:
         folder: where the hashes wait; the file is gone when the search is closed.
         max_index_bytes: what the postings may take in memory.
-        max_postings: a hash that occurs more often is passed over. None: 64 and one for every 2,000 tracks.
+        max_hits: how many postings the search may look at for a track, on average.
     """
 
     def __init__(
@@ -49,15 +52,17 @@ class LandmarkSearch:
         folder: str | Path | None = None,
         *,
         max_index_bytes: int = 8 << 30,
-        max_postings: int | None = None,
+        max_hits: int = MAX_HITS,
     ) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix=".tmp-landmarks-", dir=folder)  # noqa: SIM115
         self._sizes: list[int] = []
-        self._max_index_bytes, self._max_postings = max_index_bytes, max_postings
-        self.share = SAMPLED_SHARE
-        """The share of hash values that was looked at; known after :meth:`pairs`."""
+        self._max_index_bytes, self._max_hits = max_index_bytes, max_hits
+        self.offered = 0
+        """How many postings there were; known after :meth:`pairs`."""
         self.postings = 0
-        """How many postings the index held; known after :meth:`pairs`."""
+        """How many of them the index held; known after :meth:`pairs`."""
+        self.most_common = 0
+        """In how many places the most common hash that was searched is; known after :meth:`pairs`."""
 
     def __enter__(self) -> LandmarkSearch:
         return self
@@ -71,12 +76,11 @@ class LandmarkSearch:
     @property
     def dropped(self) -> str:
         """What was not looked at, in words; empty where everything was. Known after :meth:`pairs`."""
-        if self.share == SAMPLED_SHARE:
+        if self.postings == self.offered:
             return ""
-        gib = self._max_index_bytes / 2**30
+        share = 1 - self.postings / self.offered
         return (
-            f"one landmark in {round(1 / self.share)} is searched, not one in {round(1 / SAMPLED_SHARE)}:"
-            f" more would not fit into {gib:.3g} GiB"
+            f"{share:.0%} of all landmark hashes are passed over: they are in over {self.most_common} places"
         )
 
     def add(self, found: Constellations) -> None:
@@ -95,20 +99,24 @@ class LandmarkSearch:
     def pairs(self, min_votes: int, max_per_track: int | None) -> Votes:
         """Pairs with ``min_votes`` hashes in common at one offset, give or take a second.
 
-        Where a smaller share of hashes is looked at, fewer votes are asked for, but never fewer than four.
-        Of the tracks before it each track keeps the ``max_per_track`` (None: all) with most votes.
+        Where a share of the hashes is passed over, fewer votes are asked for, but never fewer than four; of
+        long tracks, which share many hashes by chance, one in a hundred that the shorter one has. Of the
+        tracks before it each track keeps the ``max_per_track`` (None: all) with most votes.
         """
         starts = self._count()
-        min_votes = min(min_votes, max(_LEAST_VOTES, round(min_votes * self.share / SAMPLED_SHARE)))
+        min_votes = min(min_votes, max(_LEAST_VOTES, round(min_votes * self.postings / max(1, self.offered))))
         tracks = np.zeros(self.postings, np.uint32)
         ticks = np.zeros(self.postings, np.uint16)
-        ends = starts[:-1].copy()
+        ends, sizes = starts[:-1].copy(), np.zeros(len(self), np.int64)
         found: list[tuple[NDArray[np.int64], NDArray[np.int64], int]] = []
         for row, records in enumerate(track(self._tracks(), "landmarks", total=len(self))):
             hashes = records["hash"]
-            kept = sampled(hashes, self.share) & (starts[hashes + 1] > starts[hashes])
+            kept = starts[hashes + 1] > starts[hashes]
             records = records[kept]
             others, votes = _look_up(records, starts, ends, tracks, ticks, min_votes)
+            sizes[row] = len(records)
+            enough = votes >= _LEAST_SHARE * np.minimum(sizes[others], len(records))
+            others, votes = others[enough], votes[enough]
             if max_per_track is not None and len(others) > max_per_track:
                 best = np.sort(np.lexsort((others, -votes))[:max_per_track])
                 others, votes = others[best], votes[best]
@@ -128,13 +136,16 @@ class LandmarkSearch:
         counts = np.zeros(1 << HASH_BITS, np.int64)
         for block in self._blocks():
             counts += np.bincount(block["hash"], minlength=len(counts))
-        limit = self._max_postings or 64 + len(self) // 2000
-        counts[counts > limit] = 0
-        values = np.arange(len(counts), dtype=np.uint32)
-        self.share = SAMPLED_SHARE
-        while counts.sum() * POSTING_BYTES > self._max_index_bytes:
-            self.share /= 2
-            counts[~sampled(values, self.share)] = 0
+        # Values by how common they are: so many postings and looks does it cost to search all up to there.
+        values = np.bincount(counts)
+        common = np.arange(len(values))
+        postings, hits = np.cumsum(values * common), np.cumsum(values * common**2)
+        affordable = (postings * POSTING_BYTES <= self._max_index_bytes) & (
+            hits <= self._max_hits * len(self)
+        )
+        self.most_common = int(affordable.sum()) - 1
+        self.offered = int(postings[-1])
+        counts[counts > self.most_common] = 0
         starts = np.concatenate([[0], np.cumsum(counts)])
         self.postings = int(starts[-1])
         return starts
