@@ -94,7 +94,12 @@ def test_interrupted_says_how_to_go_on(mirrors: tuple[Mirror, Mirror], tmp_path:
     _, audio = mirrors
     audio.faults["*"], audio.for_ever = [("slow", 1.0)], True
     process = subprocess.Popen(
-        command(mirrors, tmp_path / "audio"), env=environment(), stderr=subprocess.PIPE, text=True
+        command(mirrors, tmp_path / "audio"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores interrupts, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not audio.requests:
         time.sleep(0.01)
