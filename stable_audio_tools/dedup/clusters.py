@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 KEEP_RULE = (
     "none beside an evaluation track; else of the tracks within 0.5 s of the longest, silence at the ends not"
-    " counted, a lossless one, then the highest sample rate and bit rate, then the licence that allows most,"
-    " then the smallest sample id"
+    " counted, the highest sample rate up to 44.1 kHz, then a lossless one, then the highest bit rate, then"
+    " the licence that allows most, then the smallest sample id"
 )
 """What :func:`choose_kept` does, in words, for the summary."""
 
 _AS_LONG_SECONDS = 0.5
 """An encoder pads up to 0.1 s (two MP3 frames and its delay), and fades end where its noise begins."""
+
+_FULL_RATE = 44_100
+"""Hz; above it there is nothing more to hear, and a lossless copy may have been made from a lossy one."""
 
 _SAME_BIT_RATE = 1.02
 """Tags and covers count as bytes: bit rates this close are one."""
@@ -76,12 +79,16 @@ def choose_kept(members: Sequence[Member]) -> int:
         return min(seen, key=lambda i: members[i].sample_id)
     longest = max(member.sounding_seconds for member in members)
     left = [i for i, member in enumerate(members) if member.sounding_seconds >= longest - _AS_LONG_SECONDS]
+    highest = max(_useful_rate(members[i]) for i in left)
+    left = [i for i in left if _useful_rate(members[i]) == highest]
     left = [i for i in left if members[i].lossless] or left
-    highest = max(members[i].sample_rate for i in left)
-    left = [i for i in left if members[i].sample_rate == highest]
     densest = max(members[i].bits_per_second for i in left)
     left = [i for i in left if members[i].bits_per_second * _SAME_BIT_RATE >= densest]
     return min(left, key=lambda i: (_license_rank(members[i].license), members[i].sample_id))
+
+
+def _useful_rate(member: Member) -> int:
+    return min(member.sample_rate, _FULL_RATE)
 
 
 def _license_rank(code: str) -> int:

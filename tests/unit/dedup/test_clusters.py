@@ -51,9 +51,11 @@ def test_a_lossless_track_is_kept_over_a_lossy_one_of_more_bits() -> None:
     }
 
 
-def test_the_higher_rate_is_kept_of_two_lossless_tracks() -> None:
-    low, high = Member("a", 10.0, 10.0, 9, True, 22_050), Member("b", 10.0, 10.0, 8, True, 44_100)
+def test_a_higher_rate_is_kept_up_to_what_can_be_heard() -> None:
+    low, high = Member("a", 10.0, 10.0, 9, True, 16_000), Member("b", 10.0, 10.0, 8, False, 44_100)
     assert kept(low, high) == {"b"}
+    best, lossy = Member("c", 10.0, 10.0, 9, True, 44_100), Member("d", 10.0, 10.0, 10, False, 96_000)
+    assert kept(low, high, best, lossy) == {"c"}
 
 
 def test_the_licence_that_allows_most_decides_between_equal_sounds() -> None:
