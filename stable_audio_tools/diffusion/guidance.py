@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stable_audio_tools.runtime.device import send
+
 
 def combine(conditional: Tensor, unconditional: Tensor, cfg_scale: float, scale_phi: float = 0.0) -> Tensor:
     """``uncond + (cond - uncond) * cfg_scale``, pulled back toward the spread of ``cond`` by ``scale_phi``.
@@ -86,4 +88,6 @@ def drop_conditioning(cond: Tensor, probability: float, generator: torch.Generat
     """
     device = "cpu" if generator is None else generator.device
     dropped = torch.rand(len(cond), generator=generator, device=device) < probability
-    return torch.where(dropped.to(cond.device).view(-1, *[1] * (cond.ndim - 1)), torch.zeros_like(cond), cond)
+    return torch.where(
+        send(dropped, cond.device).view(-1, *[1] * (cond.ndim - 1)), torch.zeros_like(cond), cond
+    )

@@ -9,6 +9,7 @@ import torch
 import torchsde
 from torch import Tensor
 
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.runtime.seeds import generator
 
 TREE_DIGITS = 6
@@ -24,7 +25,7 @@ def keyed_noise(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal noise that depends on ``seed_parts`` alone: drawn on the CPU in float32, then moved."""
-    return torch.randn(tuple(shape), generator=generator(*seed_parts)).to(device=device, dtype=dtype)
+    return send(torch.randn(tuple(shape), generator=generator(*seed_parts)), device).to(dtype)
 
 
 class NoiseSource(Protocol):

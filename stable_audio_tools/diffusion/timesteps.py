@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.schema.shifts import (
     DistributionShiftConfig,
     FluxShiftConfig,
@@ -97,7 +98,7 @@ def sample_timesteps(
         raise UsageError(
             f"timestep sampler {law!r} has no option {', '.join(unknown)}; its options: {expected}"
         )
-    return draw(batch_size, generator, **(options or {})).to(device)
+    return send(draw(batch_size, generator, **(options or {})), device)
 
 
 def normalized_log_snr(t: Tensor) -> Tensor:

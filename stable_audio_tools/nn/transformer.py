@@ -185,8 +185,8 @@ class ContinuousTransformer(nn.Module):
     """Project in, add positions, run the blocks, project out.
 
     Memory tokens (Burtsev et al. 2020) go in front of everything and are dropped before the output.
-    Set ``gradient_checkpointing`` to recompute the blocks in the backward pass: less memory, a third more
-    time.
+    Set ``gradient_checkpointing`` to recompute blocks in the backward pass: less memory, a third more time
+    for all of them; ``checkpoint_every = 2`` takes every second one.
 
     Args:
         options: blocks and what is around them.
@@ -199,6 +199,7 @@ class ContinuousTransformer(nn.Module):
         block = options.block
         dim = block.dim
         self.gradient_checkpointing = False
+        self.checkpoint_every = 1
         self.options = options
         self.project_in = nn.Identity() if dim_in is None else nn.Linear(dim_in, dim, bias=False)
         self.project_out = nn.Identity() if dim_out is None else nn.Linear(dim, dim_out, bias=False)
@@ -273,7 +274,7 @@ class ContinuousTransformer(nn.Module):
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
             inputs = (context, global_cond, angles, self.options.sliding_window, local_cond, padding_mask)
-            if recompute:
+            if recompute and index % self.checkpoint_every == 0:
                 x = checkpoint(layer, x, *inputs, use_reentrant=False)
             else:
                 x = layer(x, *inputs, cache=None if cache is None else cache.blocks[index])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from stable_audio_tools.errors import UsageError
 
@@ -34,3 +35,11 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device 'mps' was asked for, but this machine has no Apple GPU; use --device cpu")
     return device
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """``tensor`` on ``device``. To a GPU it goes from pinned memory, so that nobody waits for it."""
+    device = torch.device(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -81,7 +81,7 @@ class AutoencoderTrainer(ModelTrainer):
         """Train the side whose turn it is on one batch.
 
         Raises:
-            TrainingError: the loss is not finite; no weight has been touched by this batch.
+            TrainingError: a loss is not finite; see :class:`LossWatch` for when.
         """
         audio, infos = batch
         key, adversary = self.key(), self.adversary_s_turn

@@ -131,8 +131,8 @@ class BadBatchReport(pl.Callback):
     ) -> None:
         """Write down the batch that failed."""
         assert isinstance(pl_module, ModelTrainer)
-        if pl_module.bad_batch is not None:
-            write_json(self.path, pl_module.bad_batch)
+        if pl_module.watch.bad_batch is not None:
+            write_json(self.path, pl_module.watch.bad_batch)
 
 
 def _duration(seconds: float) -> str:

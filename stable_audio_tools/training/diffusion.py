@@ -13,6 +13,7 @@ from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.runtime import seeds
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.loss import BandedLoss, DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.module import Batch, Key, ModelTrainer
@@ -65,7 +66,7 @@ class DiffusionTrainer(ModelTrainer):
         """The loss of one batch.
 
         Raises:
-            TrainingError: the loss is not finite; no weight has been touched by this batch.
+            TrainingError: a loss is not finite; see :class:`LossWatch` for when.
         """
         audio, infos = batch
         key = self.key()
@@ -169,8 +170,8 @@ class DiffusionTrainer(ModelTrainer):
 
     def padding(self, infos: Sequence[dict[str, Any]], latents: Tensor) -> Tensor:
         """The padding mask ``(B, L)`` of latents: 1 where there is audio."""
-        masks = torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]).to(latents.device)
-        return latent_mask(masks, latents.shape[-1])
+        masks = torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos])
+        return send(latent_mask(masks, latents.shape[-1]), latents.device)
 
     def _mask(self, infos: Sequence[dict[str, Any]], latents: Tensor) -> Tensor | None:
         """:meth:`padding` for the loss, or None where the config does not ask for it."""

@@ -49,7 +49,7 @@ class LanguageModelTrainer(ModelTrainer):
         """The mean cross-entropy of one batch.
 
         Raises:
-            TrainingError: the loss is not finite; no weight has been touched by this batch.
+            TrainingError: a loss is not finite; see :class:`LossWatch` for when.
         """
         key = self.key()
         with self.keyed_dropout(key):

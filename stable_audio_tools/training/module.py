@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeAlias
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.errors import ConfigError, TrainingError
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
 from stable_audio_tools.runtime import seeds
+from stable_audio_tools.runtime.compiling import eager
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import build_optimizer, build_scheduler, optimizer_pair
+from stable_audio_tools.training.watch import LossWatch
 
 Batch: TypeAlias = "tuple[Tensor, Sequence[dict[str, Any]]]"
 Key: TypeAlias = "tuple[int | str, ...]"
@@ -42,12 +44,13 @@ class ModelTrainer(pl.LightningModule, ABC):
         gradient_clip_val: largest norm of the gradient, which Lightning sees to where one optimizer trains;
             0 does not clip.
         lora: the model has adapters, and nothing else is trained.
+        ema_on_cpu: keep the average in main memory; see :class:`EMA`.
 
     Attributes:
         steps_done: optimizer steps so far.
         micro_batch: batches since the last optimizer step.
         batches_done: batches so far on each rank: the position in the data.
-        bad_batch: what is known about a batch whose loss was not finite.
+        watch: notices a loss that is not finite.
         run_facts: what each checkpoint records about the run besides its model config.
     """
 
@@ -64,6 +67,7 @@ class ModelTrainer(pl.LightningModule, ABC):
         accum_batches: int = 1,
         gradient_clip_val: float = 0.0,
         lora: bool = False,
+        ema_on_cpu: bool = False,
     ) -> None:
         super().__init__()
         if config.training is None:
@@ -79,16 +83,18 @@ class ModelTrainer(pl.LightningModule, ABC):
         self.steps_done = 0
         self.micro_batch = 0
         self.batches_done = 0
-        self.bad_batch: dict[str, Any] | None = None
+        self.watch = LossWatch()
         self.run_facts: dict[str, Any] = {}
         self._noted: dict[str, list[Tensor]] = {}
+        self._visit = ExitStack()
         self._validation: list[tuple[dict[str, Tensor], int]] = []
         # a LoRA checkpoint holds the adapters only; a run checks first that none of them is missing
         self.strict_loading = not lora
         setattr(self, self.holder, model)
         # adapters are few and trained for few steps: an average of them would only lag behind
         averages = self.options.use_ema and not lora
-        average = EMA(self._averaged_source(), self.average_beta) if averages else None
+        source = self._averaged_source()
+        average = EMA(source, self.average_beta, on_cpu=ema_on_cpu) if averages else None
         setattr(self, f"{self.holder}_ema", average)
 
     @property
@@ -120,10 +126,14 @@ class ModelTrainer(pl.LightningModule, ABC):
         _put(model, averaged)
         model.eval()
         try:
-            yield model
+            with self._average_here(), eager():
+                yield model
         finally:
             _put(model, online)
             model.train(training)
+
+    def _average_here(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.on(self.device)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and schedule of the config over everything that is trained."""
@@ -140,11 +150,16 @@ class ModelTrainer(pl.LightningModule, ABC):
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if not trained:
             raise ConfigError(f"training: every parameter for optimizer_configs.{role} is frozen")
-        optimizer = build_optimizer(pair.optimizer, trained, role)
+        optimizer = build_optimizer(pair.optimizer, trained, role, fused=self._may_fuse())
         if pair.scheduler is None:
             return optimizer
         scheduler = build_scheduler(pair.scheduler, optimizer, role)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _may_fuse(self) -> bool:
+        """Whether one kernel may unscale and step; what clips scaled gradients must see them in between."""
+        scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
+        return not scaled or (self.automatic_optimization and not self.gradient_clip_val)
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -210,8 +225,17 @@ class ModelTrainer(pl.LightningModule, ABC):
         """Train in training mode: a published model comes in evaluation mode, and Lightning leaves it so."""
         self.wrapped.train()
 
+    def on_validation_start(self) -> None:
+        """Have the average where the batches are."""
+        self._visit.enter_context(self._average_here())
+
+    def on_validation_end(self) -> None:
+        """Let it go home."""
+        self._visit.close()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the config, the position in the data and the facts of the run; leave out the base of a LoRA."""
+        self.watch.settle()
         checkpoint["model_config"] = self.config.model_dump(mode="json")
         checkpoint["position"] = {"steps": self.steps_done, "batches": self.batches_done}
         checkpoint.update(self.run_facts)
@@ -229,12 +253,21 @@ class ModelTrainer(pl.LightningModule, ABC):
         position = checkpoint.get("position") or {"steps": checkpoint["global_step"], "batches": 0}
         self.steps_done, self.batches_done, self.micro_batch = position["steps"], position["batches"], 0
 
+    @property
+    def drops_adapters(self) -> bool:
+        """Whether some adapters sit out each step."""
+        return self._adapter_dropout > 0
+
+    @property
+    def _adapter_dropout(self) -> float:
+        lora = getattr(self.config, "lora", None) if self.lora else None
+        return 0.0 if lora is None else lora.module_dropout
+
     @contextmanager
     def keyed_dropout(self, key: Key) -> Iterator[None]:
         """Key what layers draw from the global generator, and which adapters sit this step out."""
         devices = [self.device] if self.device.type == "cuda" else []
-        lora = getattr(self.config, "lora", None) if self.lora else None
-        chance = 0.0 if lora is None else lora.module_dropout
+        chance = self._adapter_dropout
         adapters = dropped_adapters(self.wrapped, chance, "module dropout", *key) if chance else nullcontext()
         with torch.random.fork_rng(devices=devices), adapters:
             torch.manual_seed(seeds.derive_seed("layer dropout", *key))
@@ -243,32 +276,15 @@ class ModelTrainer(pl.LightningModule, ABC):
     def require_finite(
         self, loss: Tensor, infos: Sequence[dict[str, Any]], per_item: Tensor | None = None
     ) -> None:
-        """Stop a run whose loss is no number, before any weight is touched by it.
+        """Stop a run whose loss is no number; see :class:`LossWatch` for when.
 
         Args:
             per_item: losses ``(B,)`` of the items, where they can be told apart.
 
         Raises:
-            TrainingError: the loss is not finite; ``bad_batch`` then holds what is known.
+            TrainingError: a loss is not finite; ``bad_batch`` then holds what is known.
         """
-        if torch.isfinite(loss):
-            return
-        tracks = [str(info.get("sample_id", info.get("path", "?"))) for info in infos]
-        found, step = loss.item(), self.steps_done + 1
-        losses = [None] * len(tracks) if per_item is None else [str(value) for value in per_item.tolist()]
-        self.bad_batch = {
-            "step": step,
-            "rank": self.global_rank,
-            "loss": str(found),
-            "items": [
-                {"track": track, "loss": value, "offset_seconds": info.get("offset_seconds")}
-                for track, value, info in zip(tracks, losses, infos, strict=True)
-            ],
-        }
-        raise TrainingError(
-            f"step {step}: the loss is {found}, expected a finite number; tracks of this batch:"
-            f" {', '.join(tracks)}; lower the learning rate, set --gradient-clip-val or exclude a file"
-        )
+        self.watch.look(loss, infos, per_item, step=self.steps_done + 1, rank=self.global_rank)
 
 
 def _put(model: nn.Module, parts: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -81,17 +82,27 @@ SCHEDULERS: dict[str, Callable[..., LRScheduler]] = {"InverseLR": InverseLR}
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[nn.Parameter], role: str = "diffusion"
+    config: OptimizerConfig,
+    parameters: Iterable[nn.Parameter],
+    role: str = "diffusion",
+    fused: bool = True,
 ) -> Optimizer:
     """The optimizer called ``config.type``, over ``parameters``; ``role`` is its entry of the config.
+
+    Args:
+        fused: on a GPU, update all parameters in one kernel where the optimizer has one and the config does
+            not say otherwise.
 
     Raises:
         ConfigError: the name is unknown, or the arguments do not fit it.
     """
     where = f"training.optimizer_configs.{role}.optimizer"
     maker = _find(config.type, OPTIMIZERS, torch.optim, Optimizer, where)
+    trained, arguments = list(parameters), dict(config.config)
+    if fused and _can_fuse(maker, trained) and not {"fused", "foreach", "capturable"} & set(arguments):
+        arguments["fused"] = True
     try:
-        return maker(list(parameters), **config.config)
+        return maker(trained, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{where}.config: does not fit {config.type}: {error}") from error
 
@@ -141,6 +152,11 @@ def optimizer_pair(
         type=pair.optimizer.type, config={**pair.optimizer.config, "lr": learning_rate}
     )
     return OptimizerPair(optimizer=optimizer, scheduler=pair.scheduler)
+
+
+def _can_fuse(maker: Any, parameters: list[nn.Parameter]) -> bool:
+    on_gpu = all(parameter.is_cuda and parameter.is_floating_point() for parameter in parameters)
+    return on_gpu and "fused" in inspect.signature(maker).parameters
 
 
 def _find(name: str, ours: dict[str, Any], library: Any, base: type, where: str) -> Any:

@@ -36,6 +36,7 @@ from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.song_describer import SongDescriberScores
+from stable_audio_tools.training.speed import make_fast
 from stable_audio_tools.training.start import prepare_model, require_same_form, write_load_reports
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
@@ -75,7 +76,9 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         accum_batches=settings.accum_batches,
         gradient_clip_val=settings.gradient_clip_val,
         lora=lora,
+        ema_on_cpu=settings.ema_on_cpu,
     )
+    make_fast(module.wrapped, settings, hardware)
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
     _check_before_the_folder(module, resume)
     base = _base(settings) if lora else None

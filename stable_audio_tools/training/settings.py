@@ -16,6 +16,7 @@ from stable_audio_tools.schema.base import nearest
 DEFAULTS_FILE = "defaults.ini"
 LOGGERS = ("csv", "tensorboard", "wandb", "comet", "none")
 PRECISIONS = ("16-mixed", "bf16-mixed", "32-true")
+CHECKPOINTING = ("none", "half", "full")
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}
 _WEIGHT_NORM_MOMENTS = ("pre_load", "post_load")
 _LEAST = {
@@ -78,6 +79,13 @@ class TrainSettings:
     strategy: str | None = _flag(None, "ddp, fsdp, deepspeed or another of Lightning's.", _COMPUTE)
     gradient_clip_val: float = _flag(0.0, "Largest norm of the gradient; 0 does not clip.", _COMPUTE)
     device: str = _flag("auto", "auto, cpu, cuda or mps.", _COMPUTE)
+    compile: bool | None = _flag(None, "Compile the network's blocks; unless told, on CUDA.", _COMPUTE)
+    activation_checkpointing: str = _flag(
+        "none", "Blocks to compute again in the backward pass, for memory: none, half or full.", _COMPUTE
+    )
+    ema_on_cpu: bool = _flag(
+        False, "Keep the average in main memory, updated every 10 steps.", _COMPUTE, one_way=True
+    )
 
     def __post_init__(self) -> None:
         for key in ("model_config", "dataset_config"):
@@ -94,6 +102,7 @@ class TrainSettings:
         object.__setattr__(self, "precision", _PRECISION_ALIASES.get(self.precision, self.precision))
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("logger", self.logger, LOGGERS)
+        _check_choice("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         if self.remove_pretransform_weight_norm is not None:
             moment = self.remove_pretransform_weight_norm
             _check_choice("remove_pretransform_weight_norm", moment, _WEIGHT_NORM_MOMENTS)

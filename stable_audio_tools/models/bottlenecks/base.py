@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.runtime.device import send
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
 """Where noise comes from: one generator for the batch, one for each item, or torch's global one."""
@@ -107,7 +108,7 @@ def _draw(sample: Callable[..., Tensor], like: Tensor, generator: Generators) ->
         return sample(like.shape, device=like.device, dtype=like.dtype)
     if isinstance(generator, torch.Generator):
         noise = sample(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
-        return noise.to(like)
+        return send(noise, like.device).to(like.dtype)
     if len(generator) != len(like):
         raise UsageError(
             f"{len(generator)} generators were given for a batch of {len(like)}; give one per item"

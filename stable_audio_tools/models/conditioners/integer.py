@@ -10,6 +10,7 @@ from torch import nn
 
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, each, single_token
 from stable_audio_tools.models.conditioners.number import to_number
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.schema.conditioning import IntConfig
 
 
@@ -27,6 +28,6 @@ class IntConditioner(Conditioner):
 
     def forward(self, values: Iterable[Any], device: torch.device | str) -> Condition:
         """One token ``(B, 1, D)`` for each number, and a mask of ones."""
-        x = torch.tensor([int(number) for number in each(values, to_number)], device=device)
+        x = send(torch.tensor([int(number) for number in each(values, to_number)]), device)
         rows = x.clamp(self.config.min_val, self.config.max_val) % self.int_embedder.num_embeddings
         return single_token(self.int_embedder(rows))

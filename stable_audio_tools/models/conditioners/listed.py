@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, single_token
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.schema.conditioning import ListConfig
 
 
@@ -24,5 +25,5 @@ class ListConditioner(Conditioner):
 
     def forward(self, values: Iterable[Any], device: torch.device | str) -> Condition:
         """One token ``(B, 1, D)`` for each word, and a mask of ones."""
-        rows = torch.tensor([self.rows.get(str(value), 0) for value in values], device=device)
+        rows = send(torch.tensor([self.rows.get(str(value), 0) for value in values]), device)
         return single_token(self.embedder(rows))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, each, single_token
 from stable_audio_tools.nn.embeddings import ExpoFourierFeatures, NumberEmbedder
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.schema.conditioning import NumberConfig
 
 _EXPO_FEATURES = 256
@@ -58,6 +59,6 @@ class NumberConditioner(Conditioner):
     def forward(self, values: Iterable[Any], device: torch.device | str) -> Condition:
         """One token ``(B, 1, D)`` for each number, and a mask of ones."""
         low, high = self.config.min_val, self.config.max_val
-        x = torch.tensor(each(values, to_number), dtype=torch.float32, device=device).clamp(low, high)
+        x = send(torch.tensor(each(values, to_number), dtype=torch.float32), device).clamp(low, high)
         weight = next(self.embedder.parameters())
         return single_token(self.embedder(((x - low) / (high - low)).to(weight.dtype)))

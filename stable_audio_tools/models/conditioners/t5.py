@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, each, on_device, to_text
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.runtime.libraries import quiet_transformers, readable_errors
 from stable_audio_tools.schema.conditioning import T5Config, T5GemmaConfig
 
@@ -78,15 +79,14 @@ class T5Conditioner(Conditioner):
             max_length=self.config.max_length,
             padding="max_length" if self.padding_mode == "none" else "longest",
             return_tensors="pt",
-        ).to(device)
+        )
+        tokens, seen = (send(batch[key], device) for key in ("input_ids", "attention_mask"))
         with (
             torch.set_grad_enabled(self.config.enable_grad and torch.is_grad_enabled()),
             torch.autocast(torch.device(device).type, enabled=False),
         ):
-            hidden = encoder(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state
-        embeddings, mask = self._to_full_length(self.project(hidden), batch["attention_mask"].to(torch.bool))
+            hidden = encoder(input_ids=tokens, attention_mask=seen).last_hidden_state
+        embeddings, mask = self._to_full_length(self.project(hidden), seen.to(torch.bool))
         return self.fill_padding(embeddings, mask), mask
 
     def _to_full_length(self, embeddings: Tensor, mask: Tensor) -> Condition:

@@ -260,8 +260,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_weight_is_touched() ->
     audio, infos = batch()
     with pytest.raises(TrainingError, match=r"step 1: the loss is nan, .*tracks of this batch: 0, 1, 2, 3"):
         module.training_step((audio * float("nan"), infos), 0)
-    assert module.bad_batch is not None
-    assert [item["track"] for item in module.bad_batch["items"]] == ["0", "1", "2", "3"]
+    assert module.watch.bad_batch is not None
+    assert [item["track"] for item in module.watch.bad_batch["items"]] == ["0", "1", "2", "3"]
 
 
 def test_without_losses_the_public_ones_are_used() -> None:

@@ -1,0 +1,63 @@
+"""What makes a step fast or small: compiled blocks, recomputed activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from stable_audio_tools.errors import UsageError
+from stable_audio_tools.nn.transformer import TransformerBlock
+from stable_audio_tools.training.hardware import Hardware
+from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.settings import TrainSettings
+
+CHECKPOINTING = {"none": 0, "half": 2, "full": 1}
+"""By the name of the policy: of how many blocks one is recomputed in the backward pass; 0 is of none."""
+
+
+def make_fast(module: ModelTrainer, settings: TrainSettings, hardware: Hardware) -> None:
+    """Prepare the model of ``module`` in place as ``settings`` ask, after the average was copied from it.
+
+    Raises:
+        UsageError: blocks are to be computed again, but the model has none.
+    """
+    policy = settings.activation_checkpointing
+    if not set_checkpointing(module.wrapped, policy) and policy != "none":
+        raise UsageError(f"--activation-checkpointing {policy}: this model has no transformer blocks")
+    wanted = hardware.accelerator == "gpu" if settings.compile is None else settings.compile
+    # a block whose adapters are drawn in each step would be compiled anew in each
+    if wanted and not module.drops_adapters:
+        compile_model(module.wrapped)
+
+
+def set_checkpointing(model: nn.Module, policy: str) -> int:
+    """Recompute blocks of ``model`` in the backward pass as ``policy`` says; returns how many stacks do."""
+    every, stacks = CHECKPOINTING[policy], 0
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing") and every:
+            setattr(module, "gradient_checkpointing", True)  # noqa: B010 - declared by each kind of module
+            setattr(module, "checkpoint_every", every)  # noqa: B010
+            stacks += 1
+    return stacks
+
+
+def compile_model(model: Any) -> int:
+    """Compile what the time of a step goes to, in place; returns the number of compiled modules.
+
+    Transformer blocks are compiled one by one: all share one piece of code, so it takes as long as one block,
+    and keys of the state dict stay as they are. A frozen autoencoder's encoder is compiled whole.
+    """
+    compiled = list(_worth_compiling(model))
+    for module in compiled:
+        module.compile()
+    return len(compiled)
+
+
+def _worth_compiling(model: Any) -> Iterator[nn.Module]:
+    yield from (module for module in model.modules() if isinstance(module, TransformerBlock))
+    codec = getattr(getattr(model, "pretransform", None), "model", None)
+    encoder = getattr(codec, "encoder", None)
+    if isinstance(encoder, nn.Module) and not any(p.requires_grad for p in encoder.parameters()):
+        yield encoder
