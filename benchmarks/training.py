@@ -228,9 +228,13 @@ def _measure(
     )
     ratio = parsed.model.pretransform.config.downsampling_ratio
     length = parsed.sample_size // ratio
-    shape = (parsed.audio_channels, parsed.sample_size) if options.audio else (parsed.model.io_channels, length)
+    shape = (
+        (parsed.audio_channels, parsed.sample_size) if options.audio else (parsed.model.io_channels, length)
+    )
     crops = Crops(shape, batch_size * (WARMUP + options.steps))
-    loader = DataLoader(crops, batch_size, collate_fn=_collate, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        crops, batch_size, collate_fn=_collate, num_workers=2, pin_memory=device.type == "cuda"
+    )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer.fit(module, loader)

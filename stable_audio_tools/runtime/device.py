@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -43,3 +47,28 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+@contextmanager
+def aside(device: torch.device | str) -> Iterator[list[Tensor]]:
+    """Queue GPU work of the block beside the work that is queued already, which it does not depend on.
+
+    Code that looks at a number, as libraries do, then waits for the block's own work and not for all of it.
+    Put tensors that are used after the block into the list it yields. Elsewhere than on a GPU, a no-op.
+    """
+    used_later: list[Tensor] = []
+    device = torch.device(device)
+    if device.type != "cuda":
+        yield used_later
+        return
+    before, stream = torch.cuda.current_stream(device), _second_stream(device)
+    with torch.cuda.stream(stream):
+        yield used_later
+    before.wait_stream(stream)
+    for tensor in used_later:
+        tensor.record_stream(before)
+
+
+@lru_cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, each, on_device, to_text
-from stable_audio_tools.runtime.device import send
+from stable_audio_tools.runtime.device import aside, send
 from stable_audio_tools.runtime.libraries import quiet_transformers, readable_errors
 from stable_audio_tools.schema.conditioning import T5Config, T5GemmaConfig
 
@@ -72,20 +73,23 @@ class T5Conditioner(Conditioner):
             CheckpointError: the text encoder cannot be found or read.
         """
         texts = each(values, to_text)
-        encoder = self._encoder(torch.device(device))
-        batch = self._tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.config.max_length,
-            padding="max_length" if self.padding_mode == "none" else "longest",
-            return_tensors="pt",
-        )
-        tokens, seen = (send(batch[key], device) for key in ("input_ids", "attention_mask"))
         with (
+            # a trained encoder depends on the step before; a frozen one need not wait for it
+            nullcontext([]) if self.config.enable_grad else aside(device) as used_later,
             torch.set_grad_enabled(self.config.enable_grad and torch.is_grad_enabled()),
             torch.autocast(torch.device(device).type, enabled=False),
         ):
+            encoder = self._encoder(torch.device(device))
+            batch = self._tokenizer(
+                texts,
+                truncation=True,
+                max_length=self.config.max_length,
+                padding="max_length" if self.padding_mode == "none" else "longest",
+                return_tensors="pt",
+            )
+            tokens, seen = (send(batch[key], device) for key in ("input_ids", "attention_mask"))
             hidden = encoder(input_ids=tokens, attention_mask=seen).last_hidden_state
+            used_later += [hidden, seen]
         embeddings, mask = self._to_full_length(self.project(hidden), seen.to(torch.bool))
         return self.fill_padding(embeddings, mask), mask
 
