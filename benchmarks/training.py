@@ -318,8 +318,9 @@ def _say(row: dict[str, Any], base: float | None) -> None:
         return
     each, share = row["milliseconds"], row["optimizer_milliseconds"] / row["milliseconds"]
     ratio = f"{base / each:5.2f} x" if base else ""
+    rate = row["batch_size"] * row["devices"] / each * 1000
     print(
-        f"{head} {each:8.1f} ms a step {ratio}  {row['batch_size'] * row['devices'] / each * 1000:7.1f} clips/s"
+        f"{head} {each:8.1f} ms a step {ratio}  {rate:7.1f} clips/s"
         f"  {row['gib']:5.1f} GiB  utilisation {row['utilisation']:.2f}"
         f"  optimizer and average {row['optimizer_milliseconds']:.1f} ms ({share:.1%})",
         flush=True,

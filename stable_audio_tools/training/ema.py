@@ -74,7 +74,7 @@ class EMA(nn.Module):
         self.initted.fill_(True)
 
     def _pairs(self, model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters of the average and of ``model``: looked up once, which takes 10 ms for a thousand."""
+        """The parameters of the average and of ``model``: looked up once, since it takes 10 ms."""
         if self._followed is None or self._followed[0] is not model:
             self._followed = (model, list(self.ema_model.parameters()), list(model.parameters()))
         return self._followed[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -73,9 +73,12 @@ class T5Conditioner(Conditioner):
             CheckpointError: the text encoder cannot be found or read.
         """
         texts = each(values, to_text)
+        # a trained encoder depends on the step before; a frozen one need not wait for it
+        beside: AbstractContextManager[list[Tensor]] = (
+            nullcontext([]) if self.config.enable_grad else aside(device)
+        )
         with (
-            # a trained encoder depends on the step before; a frozen one need not wait for it
-            nullcontext([]) if self.config.enable_grad else aside(device) as used_later,
+            beside as used_later,
             torch.set_grad_enabled(self.config.enable_grad and torch.is_grad_enabled()),
             torch.autocast(torch.device(device).type, enabled=False),
         ):
