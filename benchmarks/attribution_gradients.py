@@ -2,29 +2,40 @@
 
 The network has the shape of a shipped config and random weights; latents and conditioning are random.
 ``bare`` is forward and backward down to the latents, without parameter gradients; ``training`` makes those
-too.
+too; ``hooked`` makes a projected gradient per sample. Each runs eagerly and with compiled blocks, and is
+printed beside the bare pass of its own kind and the arithmetic limit: the operations of the bare pass,
+counted, at what the GPU multiplies at best.
 
     python benchmarks/attribution_gradients.py --precision bfloat16 --batch-size 16
+    python benchmarks/attribution_gradients.py --precision bfloat16 --batch-size 16 --profile
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from timing import seconds
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import stable_audio_tools
 from stable_audio_tools.attribution.gradients import HookedGradients
+from stable_audio_tools.attribution.numerics import exact_float32, repeatable
 from stable_audio_tools.models.dit import DiffusionTransformer
+from stable_audio_tools.nn.transformer import TransformerBlock
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.schema.reader import read_model_config
 
 CONFIGS = Path(stable_audio_tools.__file__).parent / "configs" / "model_configs"
 OPEN_1_0 = CONFIGS / "txt2audio" / "stable_audio_open_1_0.json"
+TRACKS, TIMESTEPS = 5000, 10
+PEAK = {"bfloat16": 790.0, "float32": 60.0}
+"""TFLOP/s of one H100 or H200: dense bfloat16 as measured, and float32 without TF32."""
 
 
 class Latents:
@@ -50,10 +61,18 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default=None)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak", type=float, default=None, help="TFLOP/s of the limit.")
+    parser.add_argument("--eager-only", action="store_true", help="Compile nothing.")
+    parser.add_argument("--backend", default="inductor", help="Of torch.compile.")
+    parser.add_argument("--unrepeatable", action="store_true", help="Let attention add in any order.")
+    parser.add_argument("--profile", action="store_true", help="Also list the kernels that take longest.")
     options = parser.parse_args()
 
     device = resolve_device(options.device)
-    torch.set_float32_matmul_precision("highest")
+    exactly = ExitStack()
+    exactly.enter_context(exact_float32())
+    if not options.unrepeatable:
+        exactly.enter_context(repeatable(device))
     torch.manual_seed(0)
     config = read_model_config(options.model_config)
     if not isinstance(config, DiffusionCondModelConfig) or config.model.pretransform is None:
@@ -76,7 +95,11 @@ def main() -> None:
             output = network(inputs.x, inputs.t, **inputs.conditioning)
         return (output.float() ** 2).flatten(1).mean(1)
 
-    gradients = HookedGradients(network, rank=options.proj_rank, param_regex=options.param_regex)
+    def hooked(compiled_batch: int | None = None) -> HookedGradients:
+        regex, rank = options.param_regex, options.proj_rank
+        return HookedGradients(
+            network, rank=rank, param_regex=regex, compiled_batch=compiled_batch, backend=options.backend
+        )
 
     def bare() -> None:
         network.requires_grad_(False)
@@ -89,18 +112,86 @@ def main() -> None:
         network.requires_grad_(True)
         measured(batch).sum().backward()
         network.zero_grad(set_to_none=True)
+        network.requires_grad_(False)
 
-    print(f"{len(gradients.layers)} layers, {gradients.dim} numbers a row")
-    print(f"batch {size}, {options.precision}, {device}")
-    base = 0.0
-    jobs = {"bare": bare, "training": training, "hooked": lambda: gradients(batch, [measured])}
-    for name, run in jobs.items():
-        if device.type == "cuda":
+    eager, compiled = hooked(), hooked(size)
+    print(f"{len(eager.layers)} layers, {eager.dim} numbers a row, {len(eager.left_out)} parameters left out")
+    print(f"batch {size}, {options.precision}, {device_name(device)}, torch {torch.__version__}")
+    with FlopCounterMode(display=False) as counter:
+        bare()
+    limit = counter.get_total_flops() / size / ((options.peak or PEAK[options.precision]) * 1e9)
+    print(f"arithmetic limit {limit:.2f} ms a track and timestep")
+
+    report = Report(device, size, options.repeats, limit)
+    report.add("bare", bare)
+    report.add("training", training)
+    report.add("hooked", lambda: eager(batch, [measured]))
+    if options.profile:
+        profile("hooked", lambda: eager(batch, [measured]), device)
+    if options.eager_only:
+        return
+    rows = eager(batch, [measured])
+    with compiled_blocks(network, options.backend):
+        report.base = 0.0
+        report.add("bare, compiled", bare)
+        report.add("training, compiled", training)
+    report.add("hooked, compiled", lambda: compiled(batch, [measured]))
+    if options.profile:
+        profile("hooked, compiled", lambda: compiled(batch, [measured]), device)
+    difference = (compiled(batch, [measured]) - rows).norm() / rows.norm()
+    print(f"rows of hooked and compiled differ by {difference:.1e} of their length")
+
+
+class Report:
+    """Times jobs and prints each beside the first of its kind and the limit in ms."""
+
+    def __init__(self, device: torch.device, size: int, repeats: int, limit: float) -> None:
+        self.device, self.size, self.repeats, self.limit = device, size, repeats, limit
+        self.base = 0.0
+
+    def add(self, name: str, run: Callable[[], object]) -> None:
+        """Time ``run`` and print a line."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        each = seconds(run, device, options.repeats) / size * 1000
-        base = base or each
-        memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device.type == "cuda" else ""
-        print(f"{name:9s} {each:8.2f} ms a track and timestep, {each / base:5.2f} x bare{memory}")
+        each = seconds(run, self.device, self.repeats) / self.size * 1000
+        self.base = self.base or each
+        memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if on_gpu else ""
+        print(
+            f"{name:18s} {each:8.2f} ms a track and timestep, {each / self.base:5.3f} x bare,"
+            f" {each / self.limit:5.2f} x the limit{memory};"
+            f" {TRACKS} tracks at K = {TIMESTEPS}: {each * TRACKS * TIMESTEPS / 60000:.1f} minutes",
+            flush=True,
+        )
+
+
+@contextmanager
+def compiled_blocks(network: nn.Module, backend: str) -> Iterator[None]:
+    """The blocks compiled as they are, which is what a compiled training step would pay."""
+    blocks = [module for module in network.modules() if isinstance(module, TransformerBlock)]
+    for block in blocks:
+        block._compiled_call_impl = torch.compile(block._call_impl, backend=backend, dynamic=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block._compiled_call_impl
+
+
+def profile(name: str, run: Callable[[], object], device: torch.device, count: int = 30) -> None:
+    """Print the kernels that take longest."""
+    activity = torch.profiler.ProfilerActivity
+    kinds = [activity.CPU, activity.CUDA] if device.type == "cuda" else [activity.CPU]
+    with torch.profiler.profile(activities=kinds) as record:
+        run()
+    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    print(name)
+    print(record.key_averages().table(sort_by=key, row_limit=count, max_name_column_width=70))
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 if __name__ == "__main__":

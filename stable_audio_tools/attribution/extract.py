@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.attribution.gradients import DenseGradients, GradientFeatures, HookedGradients
+from stable_audio_tools.attribution.numerics import exact_float32, repeatable, worth_compiling
 from stable_audio_tools.attribution.queries import TrackSource
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore, Stamp
@@ -48,10 +48,13 @@ RECORD_KEYS = (
 )
 
 
-def gradient_features(model: Any, settings: FeatureSettings) -> GradientFeatures:
+def gradient_features(
+    model: Any, settings: FeatureSettings, compiled_batch: int | None = None
+) -> GradientFeatures:
     """What turns measured passes of ``model`` into rows, by ``settings.mode``.
 
     Only the diffusion network is differentiated. Of a LoRA-tuned model these are the adapters, by default.
+    In hooked mode the network's blocks are compiled for batches of ``compiled_batch`` samples; None does not.
     """
     network: nn.Module = model.model
     regex = settings.param_regex
@@ -60,7 +63,7 @@ def gradient_features(model: Any, settings: FeatureSettings) -> GradientFeatures
     common: dict[str, Any] = {"seed": settings.seed, "param_regex": regex, "prefix": NETWORK_PREFIX}
     if settings.mode == "dense":
         return DenseGradients(network, dim=settings.proj_dim, **common)
-    return HookedGradients(network, rank=settings.proj_rank, **common)
+    return HookedGradients(network, rank=settings.proj_rank, compiled_batch=compiled_batch, **common)
 
 
 def extract_features(
@@ -72,6 +75,7 @@ def extract_features(
     stamp: Stamp,
     batch_size: int = 8,
     num_workers: int = 0,
+    compile: bool | None = None,
     description: str = "features",
 ) -> FeatureStore:
     """Write the feature row of every track of ``source``, or of those still missing, into a store.
@@ -83,6 +87,7 @@ def extract_features(
         model: a ``ConditionedDiffusionModelWrapper`` on its device; it is put in evaluation mode.
         source: the tracks; row i of the store is track i.
         stamp: what the model is, by name (hashes); tracks and settings are added here.
+        compile: compile the network's blocks; None does where it pays, on a GPU and for many tracks.
 
     Raises:
         StoreError: the store belongs to another run.
@@ -93,7 +98,10 @@ def extract_features(
     model.eval()
     index = source.index
     task = DiffusionTask(model, settings, stored=source.stored)
-    gradients = gradient_features(model, settings)
+    device = next(model.model.parameters()).device
+    if compile is None:
+        compile = worth_compiling(device, len(index) * settings.K)
+    gradients = gradient_features(model, settings, batch_size if compile else None)
     store = FeatureStore.create(
         store_dir,
         sample_ids=[entry.sample_id for entry in index],
@@ -116,7 +124,7 @@ def extract_features(
         [[SampleKey(row, 0) for row in rows] for rows in batches],
         num_workers,
     )
-    with exact_float32(settings.precision == "float32"):
+    with exact_float32(settings.precision == "float32"), repeatable(device):
         for rows, (audio, infos) in zip(batches, track(loader, description, total=len(batches)), strict=True):
             batch = task.prepare(audio, infos)
             features = gradients(batch, task.passes)
@@ -139,22 +147,6 @@ def latent_statistics(latents: Tensor, mask: Tensor) -> Tensor:
     mean = (latents * mask).sum(2) / count
     variance = ((latents - mean[..., None]) ** 2 * mask).sum(2) / count
     return torch.cat([mean, variance.sqrt()], dim=1)
-
-
-@contextmanager
-def exact_float32(enabled: bool = True) -> Iterator[None]:
-    """Without TF32, which keeps 10 bits of a product's factors, while the block lasts."""
-    if not enabled:
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:

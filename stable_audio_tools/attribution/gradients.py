@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.attribution.layers import SKETCHES, LayerSketch
+from stable_audio_tools.attribution.layers import (
+    SKETCHES,
+    LayerSketch,
+    LinearSketch,
+    MatrixSketch,
+    compute_dtype,
+)
+from stable_audio_tools.attribution.products import PendingProducts
 from stable_audio_tools.attribution.projection import BlockProjection
+from stable_audio_tools.attribution.taps import TappedBlocks, is_compiler_error
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.progress import warn
 
@@ -59,6 +67,10 @@ class HookedGradients:
         seed: seed of the projections.
         param_regex: searched in parameter names; None takes every parameter of a layer kind that is handled.
         prefix: put before the names inside ``network``, so that they read as keys of the whole state dict.
+        compiled_batch: batches of exactly this size run the network's blocks compiled, with taps in place of
+            hooks (:mod:`~stable_audio_tools.attribution.taps`); the first one costs a minute. None compiles
+            nothing.
+        backend: of ``torch.compile``.
 
     Raises:
         UsageError: nothing is selected, or ``param_regex`` names a parameter that no layer kind handles.
@@ -72,6 +84,8 @@ class HookedGradients:
         seed: int = 0,
         param_regex: str | None = None,
         prefix: str = "",
+        compiled_batch: int | None = None,
+        backend: str = "inductor",
     ) -> None:
         self.network = network
         selected, self.left_out = _select_by_module(network, param_regex, prefix)
@@ -85,27 +99,51 @@ class HookedGradients:
         }
         self.dim: int = ends[-1]
         self._explicit = param_regex is not None
-        self._called: set[str] = set()
+        self._dtypes: dict[str, tuple[torch.dtype, torch.dtype]] = {}
+        self._places: dict[tuple[str, ...], Tensor] = {}
         self._reported = False
+        self._compiled_batch = compiled_batch
+        self._blocks: TappedBlocks | None = None
+        if compiled_batch is not None:
+            blocks = TappedBlocks(network, self.layers, backend=backend)
+            self._blocks = blocks if blocks.layers else None
 
     def __call__(self, batch: B, passes: Sequence[MeasuredPass[B]]) -> Tensor:
         device = next(self.network.parameters()).device
-        features = torch.zeros(len(batch), self.dim, device=device)
         for layer in self.layers:
             layer.to(device)
-        with _frozen(self.network), torch.enable_grad():
-            handles = [
-                layer.module.register_forward_hook(
-                    self._forward_hook(layer, features[:, self.spans[layer.name]])
-                )
-                for layer in self.layers
-            ]
+        if self._blocks is not None and len(batch) == self._compiled_batch:
+            if not self._reported:  # hooks see what compiled code does not: folded batches and silent layers
+                self._run(batch[:1], passes[:1], None)
             try:
-                for measured in passes:
-                    measured(batch).sum().backward()
-            finally:
-                for handle in handles:
-                    handle.remove()
+                return self._run(batch, passes, self._blocks)
+            except RuntimeError as error:
+                if not is_compiler_error(error):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                warn(f"the network's blocks cannot be compiled here, going on without: {reason}")
+                self._blocks = None
+        return self._run(batch, passes, None)
+
+    def _run(self, batch: Any, passes: Sequence[MeasuredPass[Any]], blocks: TappedBlocks | None) -> Tensor:
+        features = torch.zeros(len(batch), self.dim, device=next(self.network.parameters()).device)
+        pending = PendingProducts(features, self.spans, self._places)
+        tapped = set() if blocks is None else {layer.name for layer in blocks.layers}
+        hooks = _Hooks(features, self.spans, pending, self._dtypes)
+        with _frozen(self.network), torch.enable_grad(), ExitStack() as stack:
+            for layer in self.layers:
+                if layer.name not in tapped:
+                    stack.callback(layer.module.register_forward_pre_hook(hooks.cast_once(layer)).remove)
+                    stack.callback(layer.module.register_forward_hook(hooks.forward(layer)).remove)
+            slots = None if blocks is None else stack.enter_context(blocks.active(len(batch), self._dtypes))
+            for measured in passes:
+                if slots is not None:
+                    slots.arm()
+                measured(batch).sum().backward()
+                pending.flush()
+        if slots is not None:
+            for layer, rows in slots.gradients():
+                features[:, self.spans[layer.name]] += rows
         self._report_silent_layers()
         return features
 
@@ -114,7 +152,7 @@ class HookedGradients:
         if self._reported:
             return
         self._reported = True
-        silent = [layer.name for layer in self.layers if layer.name not in self._called]
+        silent = [layer.name for layer in self.layers if layer.name not in self._dtypes]
         if not silent:
             return
         names = ", ".join(silent[:5])
@@ -123,20 +161,53 @@ class HookedGradients:
             raise UsageError(f"{text}; narrow param_regex or use the dense mode")
         warn(f"{text}; their features are zero")
 
-    def _forward_hook(self, layer: LayerSketch, target: Tensor) -> Callable[..., None]:
+
+class _Hooks:
+    """The hooks of one batch, whose gradients go into ``features`` (B, D)."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        spans: dict[str, slice],
+        pending: PendingProducts,
+        dtypes: dict[str, tuple[torch.dtype, torch.dtype]],
+    ) -> None:
+        self.features = features
+        self.spans = spans
+        self.pending = pending
+        self.dtypes = dtypes
+
+    def cast_once(self, layer: LayerSketch) -> Callable[..., Any]:
+        """A hook that casts a linear layer's input as autocast will, so that layer and sketch share it."""
+
+        def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not isinstance(layer, LinearSketch) or not args[0].is_cuda:
+                return None
+            return (args[0].to(compute_dtype(args[0])), *args[1:])
+
+        return pre_hook
+
+    def forward(self, layer: LayerSketch) -> Callable[..., None]:
+        """A hook that keeps the projected input and puts a hook on the output."""
+        size = len(self.features)
+        target = self.features[:, self.spans[layer.name]]
+
         def forward_hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            self._called.add(layer.name)
             rows = output.shape[0]
             with torch.no_grad():
-                captured = layer.capture(args[0].detach()) if rows == len(target) else None
+                captured = layer.capture(args[0].detach()) if rows == size else None
+            self.dtypes[layer.name] = (torch.float32 if captured is None else captured.dtype, output.dtype)
 
             def output_hook(gradient: Tensor) -> None:
                 if captured is None:
                     raise UsageError(
-                        f"layer {layer.name} sees {rows} rows for {len(target)} samples, so its gradient"
+                        f"layer {layer.name} sees {rows} rows for {size} samples, so its gradient"
                         " cannot be told apart by sample; leave it out with param_regex"
                     )
-                target.add_(layer.contribute(captured, gradient))
+                if isinstance(layer, MatrixSketch):
+                    self.pending.add(layer, captured, layer.project(gradient))
+                else:
+                    target.add_(layer.contribute(captured, gradient))
 
             # A layer with nothing trainable before it starts the graph here.
             if not output.requires_grad:

@@ -13,6 +13,10 @@ Shapes: ``B`` samples, ``S`` positions of a sample (time, groups or heads), ``r`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +49,7 @@ class LayerSketch(ABC):
         self.rank = rank
         self.seed = seed
         self.projections: dict[str, Tensor] = {}
+        self._copies: dict[tuple[str, torch.dtype], Tensor] = {}
 
     @classmethod
     def refusal(cls, module: nn.Module) -> str | None:
@@ -61,7 +66,18 @@ class LayerSketch(ABC):
 
     def to(self, device: torch.device) -> None:
         """Move the projections to ``device``."""
-        self.projections = {side: matrix.to(device) for side, matrix in self.projections.items()}
+        if any(matrix.device != device for matrix in self.projections.values()):
+            self.projections = {side: matrix.to(device) for side, matrix in self.projections.items()}
+            self._copies.clear()
+
+    def projection(self, side: str, dtype: torch.dtype) -> Tensor:
+        """The matrix of a side in ``dtype``; copies are kept, since a cast per call costs a kernel."""
+        matrix = self.projections[side]
+        if matrix.dtype == dtype:
+            return matrix
+        if (side, dtype) not in self._copies:
+            self._copies[side, dtype] = matrix.to(dtype)
+        return self._copies[side, dtype]
 
     def _add_projection(self, side: str, size: int, rank: int) -> int:
         matrix = side_projection(size, rank, "attribution-projection", self.seed, self.name, side)
@@ -69,18 +85,23 @@ class LayerSketch(ABC):
         return matrix.shape[1]
 
 
-class _MatrixSketch(LayerSketch):
-    """A weight matrix (out, in) and, as one more input column, its bias."""
+class MatrixSketch(LayerSketch):
+    """A weight matrix (out, in) and, as one more input column, its bias.
+
+    Attributes:
+        shape: widths of the two sides after projection, (out, in).
+    """
 
     def __init__(
         self, name: str, module: nn.Module, parameters: frozenset[str], rank: int, seed: int
     ) -> None:
         super().__init__(name, module, parameters, rank, seed)
         out_size, in_size = self.sizes()
-        self._weight, self._bias = "weight" in parameters, "bias" in parameters
-        self._in_size = in_size if self._weight else 0
-        self.dim = self._add_projection("out", out_size, rank)
-        self.dim *= self._add_projection("in", self._in_size + self._bias, rank)
+        self.has_weight, self.has_bias = "weight" in parameters, "bias" in parameters
+        self._in_size = in_size if self.has_weight else 0
+        out_rank = self._add_projection("out", out_size, rank)
+        self.shape = out_rank, self._add_projection("in", self._in_size + self.has_bias, rank)
+        self.dim = self.shape[0] * self.shape[1]
 
     @abstractmethod
     def sizes(self) -> tuple[int, int]:
@@ -94,17 +115,47 @@ class _MatrixSketch(LayerSketch):
     def project_gradient(self, gradient: Tensor, matrix: Tensor) -> Tensor:
         """The output gradient (B, ...) times ``matrix`` (out, r) at every position: (B, S, r)."""
 
+    @property
+    def bias_row(self) -> Tensor | None:
+        """What the input 1 of the bias becomes, (r,) float32, or None where the bias is not selected."""
+        return self.projections["in"][-1] if self.has_bias else None
+
+    def input_projection(self, dtype: torch.dtype) -> Tensor:
+        """The rows of the input's matrix that belong to the weight, (in, r)."""
+        return self.projection("in", dtype)[: self._in_size]
+
     def capture(self, inputs: Tensor) -> Tensor:
-        matrix = self.projections["in"]
-        projected = self.project_inputs(inputs, matrix[: self._in_size]).float()
-        return projected + matrix[-1] if self._bias else projected
+        """The projected inputs (B, S, r), without the row of the bias."""
+        return self.project_inputs(inputs, self.input_projection(compute_dtype(inputs)))
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """The projected output gradient (B, S, r)."""
+        return self.project_gradient(gradient, self.projection("out", gradient.dtype))
 
     def contribute(self, captured: Tensor, gradient: Tensor) -> Tensor:
-        projected = self.project_gradient(gradient, self.projections["out"]).float()
-        return torch.einsum("bso,bsi->boi", projected, captured).flatten(1)
+        return multiply(self.project(gradient), captured, self.bias_row)
 
 
-class LinearSketch(_MatrixSketch):
+def multiply(gradients: Tensor, inputs: Tensor, bias_row: Tensor | None = None) -> Tensor:
+    """Sums over positions of outer products: (M, S, o) and (M, S, i) give (M, o i) in float32.
+
+    ``bias_row`` (i,) or (M, 1, i) is added to every input.
+    """
+    inputs = inputs.float()
+    if bias_row is not None:
+        inputs = inputs + bias_row
+    return torch.bmm(gradients.float().transpose(1, 2), inputs).flatten(1)
+
+
+def compute_dtype(inputs: Tensor) -> torch.dtype:
+    """What autocast would multiply ``inputs`` in, or their own dtype."""
+    device = inputs.device.type
+    if inputs.is_floating_point() and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return inputs.dtype if inputs.is_floating_point() else torch.float32
+
+
+class LinearSketch(MatrixSketch):
     """``nn.Linear`` on (B, in) or (B, ..., in)."""
 
     module: nn.Linear
@@ -114,15 +165,15 @@ class LinearSketch(_MatrixSketch):
 
     def project_inputs(self, inputs: Tensor, matrix: Tensor) -> Tensor:
         rows = _positions(inputs)
-        if not self._weight:
-            return rows.new_zeros(*rows.shape[:2], matrix.shape[1])
-        return rows @ matrix.to(rows.dtype)
+        if not self.has_weight:
+            return matrix.new_zeros(*rows.shape[:2], matrix.shape[1])
+        return rows.to(matrix.dtype) @ matrix
 
     def project_gradient(self, gradient: Tensor, matrix: Tensor) -> Tensor:
-        return _positions(gradient) @ matrix.to(gradient.dtype)
+        return _positions(gradient) @ matrix
 
 
-class Conv1dSketch(_MatrixSketch):
+class Conv1dSketch(MatrixSketch):
     """``nn.Conv1d`` with any kernel, stride, dilation and groups, zero-padded."""
 
     module: nn.Conv1d
@@ -138,12 +189,12 @@ class Conv1dSketch(_MatrixSketch):
 
     def project_inputs(self, inputs: Tensor, matrix: Tensor) -> Tensor:
         conv, groups = self.module, self.module.groups
-        per_group = inputs.unflatten(1, (groups, -1)).flatten(0, 1)
+        per_group = inputs.to(matrix.dtype).unflatten(1, (groups, -1)).flatten(0, 1)
         width = matrix.shape[1]
-        if self._weight:
-            kernels = matrix.T.reshape(width, -1, conv.kernel_size[0]).to(inputs.dtype)
+        if self.has_weight:
+            kernels = matrix.T.reshape(width, -1, conv.kernel_size[0])
         else:  # only how many positions there are matters
-            kernels = inputs.new_zeros(width, per_group.shape[1], conv.kernel_size[0])
+            kernels = matrix.new_zeros(width, per_group.shape[1], conv.kernel_size[0])
         projected = F.conv1d(
             per_group, kernels, None, conv.stride, conv.padding, conv.dilation
         )  # (B*groups, r, L)
@@ -151,11 +202,11 @@ class Conv1dSketch(_MatrixSketch):
 
     def project_gradient(self, gradient: Tensor, matrix: Tensor) -> Tensor:
         grouped = gradient.unflatten(1, (self.module.groups, -1))  # (B, groups, out/groups, L)
-        rows = matrix.to(gradient.dtype).unflatten(0, (self.module.groups, -1))  # (groups, out/groups, r)
+        rows = matrix.unflatten(0, (self.module.groups, -1))  # (groups, out/groups, r)
         return torch.einsum("bgol,gor->bglr", grouped, rows).flatten(1, 2)
 
 
-class EmbeddingSketch(_MatrixSketch):
+class EmbeddingSketch(MatrixSketch):
     """``nn.Embedding`` on indices (B,) or (B, ...): a linear map of one-hot inputs."""
 
     module: nn.Embedding
@@ -174,7 +225,7 @@ class EmbeddingSketch(_MatrixSketch):
         return matrix[indices].masked_fill(is_padding[..., None], 0)
 
     def project_gradient(self, gradient: Tensor, matrix: Tensor) -> Tensor:
-        return _positions(gradient) @ matrix.to(gradient.dtype)
+        return _positions(gradient) @ matrix
 
 
 class NormSketch(LayerSketch):
@@ -189,31 +240,80 @@ class NormSketch(LayerSketch):
         sizes = [(side, getattr(module, side).numel()) for side in sorted(parameters)]
         self.dim = sum(self._add_projection(side, size, rank**2) for side, size in sizes)
 
-    @abstractmethod
-    def normalize(self, inputs: Tensor) -> Tensor:
-        """The module's output before gain and bias, (B, ..., D) float32."""
+    normalize: staticmethod[[Tensor, float], Tensor]
+    """(inputs, eps) to the module's output before gain and bias, over the last axis."""
+
+    @property
+    def eps(self) -> float:
+        """What the module adds to the variance."""
+        return self.module.eps  # type: ignore[return-value]
 
     def capture(self, inputs: Tensor) -> Tensor:
+        """The inputs as they are: the network keeps them too, and normalised ones would be memory on top."""
         if self.gain not in self.parameters:  # the gradient of the bias needs no inputs
             return inputs.new_empty(0)
-        return _positions(self.normalize(inputs))
+        return inputs
 
     def contribute(self, captured: Tensor, gradient: Tensor) -> Tensor:
-        rows = _positions(gradient).float()
-        parts = []
-        for side in sorted(self.parameters):
-            vector = (rows * captured).sum(1) if side == self.gain else rows.sum(1)
-            parts.append(vector @ self.projections[side])
-        return torch.cat(parts, dim=1)
+        vectors = [
+            _gain_gradient(gradient)(self.normalize, captured, gradient, self.eps)
+            if side == self.gain
+            else bias_gradient(gradient)
+            for side in self.projections
+        ]
+        return self.project_vectors(torch.cat(vectors, dim=1))
+
+    def project_vectors(self, vectors: Tensor) -> Tensor:
+        """The gradients of bias and gain beside each other (B, D or 2 D), each projected: (B, dim)."""
+        matrices = self.projections.values()
+        parts = vectors.split([len(matrix) for matrix in matrices], dim=1)
+        return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)], dim=1)
+
+
+def bias_gradient(gradient: Tensor) -> Tensor:
+    """The gradient of a bias over the last axis, (B, D) float32: output gradients (B, ..., D), summed."""
+    return _positions(gradient).float().sum(1)
+
+
+def gain_gradient(
+    normalize: Callable[[Tensor, float], Tensor], inputs: Tensor, gradient: Tensor, eps: float
+) -> Tensor:
+    """The gradient of a norm's gain, (B, D) float32: output gradients times normalised inputs, summed."""
+    products = normalize(inputs.float(), eps) * gradient.float()
+    return products.flatten(1, -2).sum(1) if products.ndim > 2 else products
+
+
+def _gain_gradient(like: Tensor) -> Callable[..., Tensor]:
+    """:func:`gain_gradient`, as one fused kernel where there is a compiler for it.
+
+    Written out it moves 0.6 GB for 16 clips of 1,024 latents and width 1,536; fused, 0.15 GB.
+    """
+    return _fused_gain_gradient() if like.is_cuda and has_triton() else gain_gradient
+
+
+@cache
+def _fused_gain_gradient() -> Callable[..., Tensor]:
+    return cast("Callable[..., Tensor]", torch.compile(gain_gradient))
+
+
+@cache
+def has_triton() -> bool:
+    """Whether torch can compile for this machine's GPU."""
+    return torch.cuda.is_available() and find_spec("triton") is not None
+
+
+def layer_norm(inputs: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(inputs, inputs.shape[-1:], eps=eps)
+
+
+def rms_norm(inputs: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(inputs, inputs.shape[-1:], eps=eps)
 
 
 class LayerNormSketch(NormSketch):
     """``nn.norms.LayerNorm``: ``gamma`` and, where it is learned, ``beta``."""
 
-    module: norms.LayerNorm
-
-    def normalize(self, inputs: Tensor) -> Tensor:
-        return F.layer_norm(inputs.float(), inputs.shape[-1:], eps=self.module.eps)
+    normalize = staticmethod(layer_norm)
 
 
 class TorchLayerNormSketch(LayerNormSketch):
@@ -230,10 +330,7 @@ class TorchLayerNormSketch(LayerNormSketch):
 class RMSNormSketch(NormSketch):
     """``nn.norms.RMSNorm``."""
 
-    module: norms.RMSNorm
-
-    def normalize(self, inputs: Tensor) -> Tensor:
-        return F.rms_norm(inputs.float(), inputs.shape[-1:], eps=self.module.eps)
+    normalize = staticmethod(rms_norm)
 
 
 def _positions(values: Tensor) -> Tensor:
