@@ -16,8 +16,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## the whole chain on a built-in catalogue: make demo ARGS="--dataset my/music"
 	$(BIN)/sat demo $(ARGS)
 
+# oneDNN computes some strided convolutions in bfloat16 wrongly with AMX (seen with torch 2.13), so tests do without
 test: $(READY)  ## lint, types, layers and all tests: make test ARGS="-k dedup"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

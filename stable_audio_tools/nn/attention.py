@@ -65,7 +65,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         context: Tensor | None = None,
-        rotary_angles: Tensor | None = None,
+        rotary_turns: Tensor | None = None,
         window: Window | None = None,
         padding_mask: Tensor | None = None,
         cache: KeyValues | None = None,
@@ -73,13 +73,13 @@ class Attention(nn.Module):
         """Attend from ``x (B, N, D)`` to itself or to ``context (B, M, dim_context)``.
 
         Args:
-            rotary_angles: ``(N, R)``, of self-attention only.
+            rotary_turns: ``(2, N, R / 2)``, of self-attention only.
             window: tokens before and after a query that it sees, of self-attention only; -1 is no limit.
             padding_mask: ``(B, N)``, False where a token of ``x`` is padding: nothing looks at it.
             cache: what earlier calls have seen. Self-attention adds the keys and values of ``x`` and looks at
                 all of them; cross-attention projects ``context`` once.
         """
-        queries, keys, v = self._project(x, context, rotary_angles, cache)
+        queries, keys, v = self._project(x, context, rotary_turns, cache)
         if self.is_cross:
             maps = [_grouped_attention(q, k, v, self.causal) for q, k in zip(queries, keys, strict=True)]
         else:
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         return self._scale_features(out, padding_mask) if self.feat_scale else out
 
     def _project(
-        self, x: Tensor, context: Tensor | None, angles: Tensor | None, cache: KeyValues | None
+        self, x: Tensor, context: Tensor | None, turns: Tensor | None, cache: KeyValues | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Queries and keys of each map, normalised and rotated, and the values; ``(B, heads, tokens, E)``."""
         maps = 2 if self.differential else 1
@@ -104,15 +104,15 @@ class Attention(nn.Module):
             if context is None:
                 raise ValueError("cross-attention needs a context")
             *keys, value = self.to_kv(context).chunk(maps + 1, dim=-1)
-            angles = None
+            turns = None
         else:
             q, k, value, *more = self.to_qkv(x).chunk(2 * maps + 1, dim=-1)
             queries, keys = [q, *more[:1]], [k, *more[1:]]
         queries = [self._norm(self.q_norm, self._split(q)) for q in queries]
         keys = [self._norm(self.k_norm, self._split(k)) for k in keys]
-        if angles is not None:
-            queries = [apply_rotary(q, angles) for q in queries]
-            keys = [apply_rotary(k, angles) for k in keys]
+        if turns is not None:
+            queries = [apply_rotary(q, turns) for q in queries]
+            keys = [apply_rotary(k, turns) for k in keys]
         v = self._split(value)
         if cache is not None:
             *keys, v = cache.append(*keys, v)

@@ -138,7 +138,7 @@ class TransformerBlock(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         global_cond: Tensor | None = None,
-        rotary_angles: Tensor | None = None,
+        rotary_turns: Tensor | None = None,
         window: Window | None = None,
         local_cond: Tensor | None = None,
         padding_mask: Tensor | None = None,
@@ -149,7 +149,7 @@ class TransformerBlock(nn.Module):
         Args:
             context: ``(B, M, context_dim)``.
             global_cond: ``(B, 6 D)``, where the block is modulated.
-            rotary_angles: ``(N, R)``; None takes the block's own, where it has them.
+            rotary_turns: ``(2, N, R / 2)``; None takes the block's own, where it has them.
             window: tokens before and after that self-attention sees; -1 is no limit.
             local_cond: ``(B, N', local_dim)``; it belongs to the last N' tokens.
             padding_mask: ``(B, N)``, False where a token is padding.
@@ -160,12 +160,12 @@ class TransformerBlock(nn.Module):
             modulation = list((self.to_scale_shift_gate + global_cond).unsqueeze(1).chunk(6, dim=-1))
         scale_attn, shift_attn, gate_attn, scale_ff, shift_ff, gate_ff = modulation
         own, of_context = (None, None) if cache is None else (cache.own, cache.context)
-        if rotary_angles is None and self.rope is not None:
-            rotary_angles = self.rope(x.shape[1], 0 if own is None else own.length)
+        if rotary_turns is None and self.rope is not None:
+            rotary_turns = self.rope(x.shape[1], 0 if own is None else own.length)
 
         hidden = _modulate(self.pre_norm(x), scale_attn, shift_attn)
         hidden = self.self_attn(
-            hidden, rotary_angles=rotary_angles, window=window, padding_mask=padding_mask, cache=own
+            hidden, rotary_turns=rotary_turns, window=window, padding_mask=padding_mask, cache=own
         )
         x = x + self.self_attn_scale(_gate(hidden, gate_attn))
         if context is not None and self.cross_attend:
@@ -263,7 +263,7 @@ class ContinuousTransformer(nn.Module):
 
         start = self._start(cache, padding_mask)
         length = x.shape[1]
-        angles = self.rotary_pos_emb(length, start) if self.rotary_pos_emb is not None else None
+        turns = self.rotary_pos_emb(length, start) if self.rotary_pos_emb is not None else None
         if self.pos_emb is not None:
             x = x + self.pos_emb(length, start).to(x.dtype)
         if self.global_cond_embedder is not None and global_cond is not None:
@@ -273,7 +273,7 @@ class ContinuousTransformer(nn.Module):
 
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            inputs = (context, global_cond, angles, self.options.sliding_window, local_cond, padding_mask)
+            inputs = (context, global_cond, turns, self.options.sliding_window, local_cond, padding_mask)
             if recompute and index % self.checkpoint_every == 0:
                 x = checkpoint(layer, x, *inputs, use_reentrant=False)
             else:

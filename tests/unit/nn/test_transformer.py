@@ -90,10 +90,10 @@ def test_cross_attention_shares_key_heads_among_query_heads(differential: bool) 
 @pytest.mark.parametrize("name", ["l2", "ln", "rms", "dyt"])
 def test_queries_and_keys_are_normalised_before_they_are_rotated(name: str) -> None:
     layer = make(Attention(16, HEAD, AttentionConfig(qk_norm=name)))
-    x, angles = randn(2, 5, 16), RotaryEmbedding(rotary_width(HEAD)).double()(5).double()
+    x, turns = randn(2, 5, 16), RotaryEmbedding(rotary_width(HEAD)).double()(5).double()
     q, k, v = (heads(part) for part in layer.to_qkv(x).chunk(3, dim=-1))
-    q, k = (apply_rotary(norm(part), angles) for norm, part in ((layer.q_norm, q), (layer.k_norm, k)))
-    torch.testing.assert_close(layer(x, rotary_angles=angles), layer.to_out(merged(slow_attention(q, k, v))))
+    q, k = (apply_rotary(norm(part), turns) for norm, part in ((layer.q_norm, q), (layer.k_norm, k)))
+    torch.testing.assert_close(layer(x, rotary_turns=turns), layer.to_out(merged(slow_attention(q, k, v))))
 
 
 def test_qk_norms_do_what_their_names_say() -> None:
@@ -154,28 +154,28 @@ def test_windowed_attention_in_chunks_is_the_whole(padded: bool) -> None:
 
 @pytest.mark.parametrize(("head", "rotated"), [(128, 64), (64, 32), (32, 32), (16, 16)])
 def test_rotary_turns_the_first_part_and_keeps_lengths(head: int, rotated: int) -> None:
-    angles = RotaryEmbedding(rotary_width(head))(7)
-    assert angles.shape == (7, rotated)
+    turns = RotaryEmbedding(rotary_width(head))(7)
+    assert turns.shape == (2, 7, rotated // 2)
     x = randn(2, 3, 7, head)
-    turned = apply_rotary(x, angles)
+    turned = apply_rotary(x, turns)
     torch.testing.assert_close(turned[..., rotated:], x[..., rotated:])
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(turned[:, :, 0], x[:, :, 0], atol=1e-6, rtol=0)
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
-    angles = RotaryEmbedding(32)(12)
-    q, k = (apply_rotary(randn(32, seed=seed).expand(12, 32), angles) for seed in (0, 1))
+    turns = RotaryEmbedding(32)(12)
+    q, k = (apply_rotary(randn(32, seed=seed).expand(12, 32), turns) for seed in (0, 1))
     scores = q @ k.T
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], atol=1e-4, rtol=0)
 
 
 def test_rotary_is_computed_in_float32() -> None:
     x = randn(1, 4, 32)
-    angles = RotaryEmbedding(32)(4)
-    assert apply_rotary(x.bfloat16(), angles).dtype == torch.bfloat16
-    exact = apply_rotary(x.bfloat16().double(), angles)
-    torch.testing.assert_close(apply_rotary(x.bfloat16(), angles), exact.bfloat16())
+    turns = RotaryEmbedding(32)(4)
+    assert apply_rotary(x.bfloat16(), turns).dtype == torch.bfloat16
+    exact = apply_rotary(x.bfloat16().double(), turns)
+    torch.testing.assert_close(apply_rotary(x.bfloat16(), turns), exact.bfloat16())
 
 
 def test_fourier_features_are_cosines_then_sines() -> None:
