@@ -80,8 +80,10 @@ class Activations(NamedTuple):
     fixed: int
 
 
-def count_activations(config: ModelConfig, lora: bool = False) -> Activations:
-    """Count them on fake tensors: seconds, and no memory.
+def count_activations(config: ModelConfig) -> Activations:
+    """Count them on fake tensors, which takes seconds and no memory.
+
+    Adapters keep what the layers that they adapt would have kept.
 
     Raises:
         UsageError: the model is of a type whose activations are not counted.
@@ -91,7 +93,7 @@ def count_activations(config: ModelConfig, lora: bool = False) -> Activations:
             f"--estimate: counts diffusion models, not {config.model_type!r}; try a few steps with"
             " --max-steps 3 and read the memory in the progress line"
         )
-    one, two = (_kept(config, crops, lora) for crops in (1, 2))
+    one, two = (_kept(config, crops) for crops in (1, 2))
     # what does not grow with the batch is weights, cast to the precision of the products
     return Activations(two - one, max(0, 2 * one - two))
 
@@ -108,7 +110,7 @@ def estimate(
         UsageError: the model is of a type whose activations are not counted.
         ConfigError: the training block names no optimizer.
     """
-    activations = activations or count_activations(config, lora)
+    activations = activations or count_activations(config)
     with torch.device("meta"):
         model = create_model_from_config(config)
         if lora:
@@ -177,7 +179,7 @@ def advise(
 
 def report(config: ModelConfig, settings: TrainSettings, lora: bool = False) -> None:
     """Say what a run takes, whether that fits this machine's card or common ones, and which flags help."""
-    activations = count_activations(config, lora)
+    activations = count_activations(config)
     found = estimate(config, settings, lora, activations)
     say(f"batch {settings.batch_size}, {settings.precision}:")
     for line in found.lines():
@@ -191,9 +193,7 @@ def report(config: ModelConfig, settings: TrainSettings, lora: bool = False) -> 
     for name, size in zip(names, sizes, strict=True):
         way = advise(config, settings, lora, activations, size)
         if way is None:
-            advice = (
-                "does not fit; an 8-bit optimizer (type AdamW8bit), --strategy fsdp or adapters take less"
-            )
+            advice = "does not fit; an optimizer of type AdamW8bit, --strategy fsdp or adapters take less"
         elif way[0]:
             advice = f"fits with {way[0]}: {way[1].total / GIB:.1f} GiB"
         else:
@@ -234,12 +234,10 @@ def _tokens(config: Any) -> int:
     return int(config.sample_size // ratio)
 
 
-def _kept(config: Any, crops: int, lora: bool) -> int:
+def _kept(config: Any, crops: int) -> int:
     """Bytes that autograd keeps of a forward pass of the network on ``crops`` crops."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = create_model_from_config(config)
-        if lora:
-            apply_lora(model, config.lora or LoraConfig())
         network = model.model.train()
         inputs = {name: value.expand(crops, *value.shape[1:]) for name, value in _inputs(config).items()}
         # what a GPU does: attention that keeps its inputs and its result, not its map
