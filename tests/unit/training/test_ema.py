@@ -54,3 +54,38 @@ def test_state_keys_are_the_public_ones_and_restore_the_average(layer):
 
 def test_the_average_is_not_trained(layer):
     assert not any(parameter.requires_grad for parameter in EMA(layer).parameters())
+
+
+def test_an_average_off_the_device_follows_in_strides_with_the_same_decay():
+    layer = nn.Linear(2, 2)
+    near, far = EMA(layer), EMA(layer, on_cpu=True)
+    for step in range(40):
+        with torch.no_grad():
+            layer.weight.fill_(1.0 if step else 0.0)
+        near.update(layer)
+        far.update(layer)
+    # online weights stood still after the first step, so strides lose nothing
+    torch.testing.assert_close(far.ema_model.weight, near.ema_model.weight)
+    assert int(far.step) == int(near.step) == 40
+
+
+def test_an_average_off_the_device_stays_there_but_for_visits():
+    far = EMA(nn.Linear(2, 2), on_cpu=True).to("meta")
+    assert far.ema_model.weight.device.type == "cpu"
+    with far.on(torch.device("cpu")):
+        assert far.ema_model.weight.device.type == "cpu"
+
+
+def test_an_update_goes_on_where_a_checkpoint_left_it(layer):
+    first = EMA(layer)
+    for _ in range(3):
+        first.update(layer)
+    second = EMA(layer)
+    second.update(layer)
+    second.load_state_dict(first.state_dict())
+    for ema in (first, second):
+        with torch.no_grad():
+            layer.weight.fill_(5.0)
+        ema.update(layer)
+    assert int(second.step) == 4
+    assert torch.equal(first.ema_model.weight, second.ema_model.weight)
