@@ -22,7 +22,9 @@ _FILES, _WORK, _RANKING = "Model and data", "Compute", "Ranking"
 _MODEL_CONFIG = typer.Option(..., help="Model config (JSON).", rich_help_panel=_FILES)
 _CKPT = typer.Option(..., help="Its checkpoint, unwrapped or as training wrote it.", rich_help_panel=_FILES)
 _LORA = typer.Option(
-    None, help="An adapter folder; its weights are then differentiated.", rich_help_panel=_FILES
+    None,
+    help="An adapter, or PATH:STRENGTH, any number of times; their weights are then differentiated.",
+    rich_help_panel=_FILES,
 )
 _VAE = typer.Option(
     None, help="Checkpoint of the autoencoder, if not in the model's.", rich_help_panel=_FILES
@@ -59,7 +61,7 @@ def run(
     ckpt_path: Path = typer.Option(
         ..., "--ckpt-path", "--checkpoint", help=_CKPT.help, rich_help_panel=_FILES
     ),
-    lora_ckpt_path: Path | None = _LORA,
+    lora_ckpt_path: list[str] | None = _LORA,
     pretransform_ckpt_path: Path | None = _VAE,
     train_dataset_config: Path = typer.Option(
         ...,
@@ -88,7 +90,7 @@ def run(
     """
     _check_stored(pre_encoded, train_dataset_config)
     run_attribution(
-        ModelFiles(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path),
+        ModelFiles(model_config, ckpt_path, tuple(lora_ckpt_path or ()) or None, pretransform_ckpt_path),
         train_dataset_config,
         queries,
         output_dir,
@@ -109,7 +111,7 @@ def extract(
     *,
     model_config: Path = _MODEL_CONFIG,
     ckpt_path: Path = _CKPT,
-    lora_ckpt_path: Path | None = _LORA,
+    lora_ckpt_path: list[str] | None = _LORA,
     pretransform_ckpt_path: Path | None = _VAE,
     dataset_config: Path | None = typer.Option(
         None, help="Dataset config of the training set.", rich_help_panel=_FILES
@@ -129,7 +131,7 @@ def extract(
     """Projected gradients of every track of a dataset, or of every clip, in a store that can be continued."""
     _check_stored(pre_encoded, dataset_config)
     extract_features(
-        ModelFiles(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path),
+        ModelFiles(model_config, ckpt_path, tuple(lora_ckpt_path or ()) or None, pretransform_ckpt_path),
         output,
         _feature_settings(features, disable_random_crop),
         dataset_config=dataset_config,

@@ -25,7 +25,11 @@ def generate(
     pretrained_name: str = typer.Option(
         None, help="Or a Hugging Face name or folder of a model.", rich_help_panel=_MODEL
     ),
-    lora_ckpt_path: Path = typer.Option(None, help="An adapter folder on top.", rich_help_panel=_MODEL),
+    lora_ckpt_path: list[str] = typer.Option(
+        None,
+        help="An adapter on top, or PATH:STRENGTH; may be given more than once.",
+        rich_help_panel=_MODEL,
+    ),
     pretransform_ckpt_path: Path = typer.Option(
         None, help="Checkpoint of the autoencoder, if not in the model's.", rich_help_panel=_MODEL
     ),
@@ -60,7 +64,7 @@ def generate(
         raise UsageError(f"--format: found {format!r}, expected one of {', '.join(_FORMATS)}")
     files = replace(
         _model_files(model_config, ckpt_path, pretrained_name),
-        lora_ckpt_path=lora_ckpt_path,
+        lora_ckpt_path=tuple(lora_ckpt_path or ()) or None,
         pretransform_ckpt_path=pretransform_ckpt_path,
     )
     if _takes_prompts(files.model_config):

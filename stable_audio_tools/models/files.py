@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from stable_audio_tools.errors import CheckpointError, UsageError
-from stable_audio_tools.models.adapters.lora import load_adapter
+from stable_audio_tools.models.adapters.attach import load_adapters
+from stable_audio_tools.models.adapters.strength import AdapterChoice, AdapterPaths, choose_adapters
 from stable_audio_tools.models.checkpoints import load_checkpoint, load_pretransform, model_sha256
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
@@ -18,7 +19,7 @@ from stable_audio_tools.models.unconditional import DiffusionModelWrapper
 from stable_audio_tools.nn.convs import fuse_weight_norm_
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import hash_json, sha256_file
-from stable_audio_tools.schema.reader import read_json
+from stable_audio_tools.schema.reader import read_json, read_model_config
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,29 @@ class ModelFiles:
     Attributes:
         model_config: the model config (JSON).
         ckpt_path: its checkpoint; of a wrapped one the averaged weights are used.
-        lora_ckpt_path: folder of an adapter on top of it.
+        lora_ckpt_path: an adapter on top of it, or several; each is a path, with ``:strength`` behind it where
+            that is not 1.
         pretransform_ckpt_path: where the autoencoder comes from, if not from ``ckpt_path``.
     """
 
     model_config: Path
     ckpt_path: Path
-    lora_ckpt_path: Path | None = None
+    lora_ckpt_path: AdapterPaths = None
     pretransform_ckpt_path: Path | None = None
 
     @property
     def name(self) -> str:
-        """What a clip's sidecar calls the model: its checkpoint, and the adapter on top."""
-        adapter = "" if self.lora_ckpt_path is None else f" + {self.lora_ckpt_path}"
-        return f"{self.ckpt_path}{adapter}"
+        """What a clip's sidecar calls the model: its checkpoint, and the adapters on top."""
+        return " + ".join(map(str, [self.ckpt_path, *self.adapters]))
+
+    @property
+    def adapters(self) -> tuple[AdapterChoice, ...]:
+        """The adapters on top, by strength.
+
+        Raises:
+            UsageError: a strength is not finite, or an adapter is named twice.
+        """
+        return choose_adapters(self.lora_ckpt_path)
 
     def sha256(self) -> str:
         """One hash for all weights: that of the checkpoint, where everything comes from it."""
@@ -89,8 +99,9 @@ class ModelFiles:
         load_checkpoint(model, self.ckpt_path, allow_missing=() if own_pretransform else ("pretransform.",))
         if self.pretransform_ckpt_path is not None:
             load_pretransform(model, self.pretransform_ckpt_path)
-        if self.lora_ckpt_path is not None:
-            load_adapter(model, self.lora_ckpt_path, model_sha256(self.ckpt_path))
+        if adapters := self.adapters:
+            lora = getattr(read_model_config(self.model_config), "lora", None)
+            load_adapters(model, adapters, model_sha256(self.ckpt_path), lora)
         model = model.to(target).eval()
         if isinstance(model.pretransform, nn.Module):
             # The same audio to the bit, without 0.3 s per call on a CPU for the norms of 156 M weights.
@@ -98,15 +109,27 @@ class ModelFiles:
         return model
 
     def _weights(self) -> dict[str, str | None]:
-        adapter, pretransform = self.lora_ckpt_path, self.pretransform_ckpt_path
+        pretransform = self.pretransform_ckpt_path
         return {
             "checkpoint": model_sha256(self.ckpt_path),
             "pretransform": None if pretransform is None else model_sha256(pretransform),
-            "adapter": None if adapter is None else _folder_hash(adapter),
+            "adapter": _adapters_hash(self.adapters),
         }
 
 
-def _folder_hash(folder: Path) -> str:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such adapter folder")
-    return hash_json({path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
+def _adapters_hash(choices: tuple[AdapterChoice, ...]) -> str | None:
+    """None without an adapter, the hash of its files for one as trained, one for all of several."""
+    if not choices:
+        return None
+    if len(choices) == 1 and choices[0].strength == 1:
+        return _adapter_hash(choices[0].path)
+    return hash_json([[_adapter_hash(choice.path), choice.strength] for choice in choices])
+
+
+def _adapter_hash(path: Path) -> str:
+    """Of the file, or of those in the folder."""
+    if path.is_dir():
+        return hash_json({file.name: sha256_file(file) for file in sorted(path.iterdir()) if file.is_file()})
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such adapter")
+    return sha256_file(path)

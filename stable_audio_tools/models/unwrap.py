@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.adapters.lora import load_adapter, merge_adapters
+from stable_audio_tools.models.adapters.attach import load_adapters
+from stable_audio_tools.models.adapters.lora import merge_adapters
+from stable_audio_tools.models.adapters.strength import AdapterPaths, choose_adapters
 from stable_audio_tools.models.checkpoints import (
     Checkpoint,
     compare,
@@ -62,29 +64,31 @@ def unwrap_checkpoint(
 
 def merge_adapter(
     ckpt_path: str | Path,
-    lora_ckpt_path: str | Path,
+    lora_ckpt_path: AdapterPaths,
     model_config: dict[str, Any] | str | Path | None,
     output_path: str | Path,
     use_safetensors: bool = False,
 ) -> Path:
-    """Write a model with an adapter added into its weights: a plain checkpoint that needs no adapter.
+    """Write a model with adapters added into its weights: a plain checkpoint that needs none.
 
     Args:
         ckpt_path: the model that the adapter was trained on, wrapped or not.
-        lora_ckpt_path: folder of the adapter.
+        lora_ckpt_path: the adapter, or several; each a path, with ``:strength`` behind it where that is not 1.
         model_config, output_path, use_safetensors: as for :func:`unwrap_checkpoint`.
 
     Raises:
         CheckpointError: checkpoint or adapter is missing, damaged, or does not fit.
         ConfigError: the config has a mistake.
     """
-    config, source = config_of(read_checkpoint(ckpt_path), model_config)
-    model = create_model_from_config(parse_model_config(config, source))
+    value, source = config_of(read_checkpoint(ckpt_path), model_config)
+    config, choices = parse_model_config(value, source), choose_adapters(lora_ckpt_path)
+    model = create_model_from_config(config)
     load_checkpoint(model, ckpt_path)
-    load_adapter(model, lora_ckpt_path, model_sha256(ckpt_path))
+    load_adapters(model, choices, model_sha256(ckpt_path), getattr(config, "lora", None))
     state = merge_adapters(model).state_dict()
-    output = save_checkpoint(_with_suffix(output_path, use_safetensors), state, config)
-    say(f"wrote {Path(ckpt_path).name} with {Path(lora_ckpt_path).name} merged into it to {output}")
+    output = save_checkpoint(_with_suffix(output_path, use_safetensors), state, value)
+    names = " and ".join(choice.path.name for choice in choices)
+    say(f"wrote {Path(ckpt_path).name} with {names} merged into it to {output}")
     return output
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stable_audio_tools.schema.base import Config
 from stable_audio_tools.schema.losses import (
@@ -216,6 +216,7 @@ class LoraConfig(Config):
 
     component_whitelist: list[str] = ["transformer"]
     type: Literal["lora", "dora"] = "lora"
+    """In any case: ``LoRA`` and ``DoRA`` are read too."""
     rank: int = Field(16, ge=1)
     alpha: float = Field(16.0, ge=0)
     """Update scale is ``alpha / rank * multiplier``; 0 means ``alpha = rank``."""
@@ -226,3 +227,10 @@ class LoraConfig(Config):
     lr: float | None = Field(None, gt=0)
     weight_decompose: bool = False
     """The public spelling of ``"type": "dora"``."""
+    base_precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """How the frozen network is held in memory while training; None is the run's own half precision on a GPU."""
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value

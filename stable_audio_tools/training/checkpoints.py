@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.adapters.lora import save_adapter
+from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.checkpoints import LoadReport, checkpoint_kind
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.schema.reader import read_json

@@ -37,7 +37,12 @@ from stable_audio_tools.training.run_folder import Resume, find_resume, make_run
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.song_describer import SongDescriberScores
 from stable_audio_tools.training.speed import make_fast
-from stable_audio_tools.training.start import prepare_model, require_same_form, write_load_reports
+from stable_audio_tools.training.start import (
+    hold_frozen_base,
+    prepare_model,
+    require_same_form,
+    write_load_reports,
+)
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
 
@@ -69,6 +74,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     val_loader = _val_loader(settings, hardware, model_config)
     reports: list[LoadReport] = []
     model = prepare_model(model_config, settings, lora, resuming=resume is not None, reports=reports)
+    if lora:
+        hold_frozen_base(model, model_config, hardware)
     module = create_training_wrapper_from_config(
         model_config,
         model,

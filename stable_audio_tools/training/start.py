@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from stable_audio_tools.errors import ConfigError, UsageError
-from stable_audio_tools.models.adapters.lora import apply_lora, load_adapter
-from stable_audio_tools.models.checkpoints import LoadReport, load_checkpoint, load_pretransform
+from stable_audio_tools.models.adapters.attach import load_adapter
+from stable_audio_tools.models.adapters.frozen import hold_base
+from stable_audio_tools.models.adapters.lora import apply_lora
+from stable_audio_tools.models.checkpoints import LoadReport, load_checkpoint, load_pretransform, model_sha256
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.utils import remove_weight_norm_from_model
 from stable_audio_tools.runtime import seeds
@@ -23,6 +25,7 @@ from stable_audio_tools.schema.model import (
     ModelConfig,
 )
 from stable_audio_tools.schema.training import LoraConfig
+from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
 
 
@@ -61,8 +64,35 @@ def prepare_model(
             say("adapters are trained without EMA; use_ema has no effect here")
         apply_lora(model, config.lora or LoraConfig(), settings.seed)
         if settings.lora_ckpt_path:
-            load_adapter(model, settings.lora_ckpt_path)
+            load_adapter(
+                model, settings.lora_ckpt_path, model_sha256(str(settings.pretrained_ckpt_path)), config.lora
+            )
     return model
+
+
+def hold_frozen_base(model: Any, config: ModelConfig, hardware: Hardware) -> None:
+    """Hold the frozen network of a LoRA run in the run's half precision, where the ``lora`` block lets it.
+
+    Without ``lora.base_precision`` that is done on a GPU, unless the strategy shards the model, which takes one
+    type of weights alone.
+
+    Raises:
+        UsageError: ``lora.base_precision`` is a half precision that the run does not compute in.
+    """
+    assert isinstance(config, DiffusionCondModelConfig)  # the run refuses others
+    wanted = (config.lora or LoraConfig()).base_precision
+    computed = {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(hardware.precision, "fp32")
+    if wanted is None:
+        wanted = computed if hardware.accelerator == "gpu" and hardware.writes_single_files else "fp32"
+    if wanted == "fp32":
+        return
+    if wanted != computed:
+        raise UsageError(
+            f"lora.base_precision: is {wanted!r}, but the run computes in {hardware.precision};"
+            f" expected {computed!r}, or --precision {'bf16-mixed' if wanted == 'bf16' else '16-mixed'}"
+        )
+    saved = hold_base(model.model, {"bf16": torch.bfloat16, "fp16": torch.float16}[wanted])
+    say(f"the frozen network is held in {wanted}: {saved / 1e9:.2f} GB less")
 
 
 def require_same_form(model_config: ModelConfig, dataset_config: DatasetConfig, source: str) -> None:

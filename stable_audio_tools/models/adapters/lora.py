@@ -1,38 +1,31 @@
-"""Low-rank adapters on a model's linear layers, through PEFT, in PEFT's file format.
+"""Low-rank adapters on a model's layers, through PEFT: put on fresh, listed, left out for a step, merged.
 
-An adapter adds ``alpha / rank * multiplier * B A`` to the weight of a linear layer (Hu et al. 2021), and with
-``"type": "dora"`` learns the weight's magnitude apart from its direction (Liu et al. 2024). Module paths are
-relative to the whole model, so ``model.model.transformer.layers.0.self_attn.to_qkv`` names the same layer in
-a state dict, in an adapter file and in an error message.
+An adapter adds ``alpha / rank * multiplier * B A`` to the weight of a layer (Hu et al. 2021), and with
+``"type": "dora"`` learns the lengths of the weight's rows apart from their directions (Liu et al. 2024). Module
+paths are relative to the whole model, so ``model.model.transformer.layers.0.self_attn.to_qkv`` names the same
+layer in a state dict, in an adapter file and in an error message.
 """
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stable_audio_tools.errors import CheckpointError, UsageError
+from stable_audio_tools.errors import UsageError
 from stable_audio_tools.nn.convs import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.runtime import seeds
-from stable_audio_tools.runtime.files import atomic_path, write_json
-from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.training import LoraConfig
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-_PEFT_PREFIX = "base_model.model."  # what PEFT puts in front of every key of its files
+"""The name, in PEFT, of the adapter that is trained, and of the first of several."""
 
 
 def apply_lora(model: nn.Module, config: LoraConfig, seed: int = 42) -> list[str]:
@@ -44,11 +37,13 @@ def apply_lora(model: nn.Module, config: LoraConfig, seed: int = 42) -> list[str
         The paths of the adapted layers.
 
     Raises:
-        UsageError: no linear layer has one of ``component_whitelist`` among the dotted parts of its path, a
+        UsageError: no layer has one of ``component_whitelist`` among the dotted parts of its path, a
             weight-normalised convolution has one, or the model has adapters already.
     """
     from peft import LoraConfig as PeftConfig
 
+    if adapted_layers(model):
+        raise UsageError("the model has adapters already; merge or load into them instead")
     targets = _targets(model, config.component_whitelist)
     alpha = (config.alpha or config.rank) * config.multiplier
     peft_config = PeftConfig(
@@ -58,7 +53,7 @@ def apply_lora(model: nn.Module, config: LoraConfig, seed: int = 42) -> list[str
         lora_dropout=config.dropout,
         use_dora=config.type == "dora" or config.weight_decompose,
     )
-    _inject(model, peft_config, seed)
+    inject(model, peft_config, seed)
     return targets
 
 
@@ -70,99 +65,13 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' weights: ``<path>.lora_A.weight``, ``.lora_B.weight``, ``.lora_magnitude_vector``."""
+    """The trained adapter's weights: ``<path>.lora_A.weight``, ``.lora_B.weight``, ``.lora_magnitude_vector``."""
     state: dict[str, Tensor] = {}
     for path, layer in adapted_layers(model).items():
         for name, value in cast(nn.Module, layer).state_dict().items():
-            if name.startswith("lora_"):
+            if name.startswith("lora_") and name.split(".")[1] == ADAPTER:
                 state[f"{path}.{_file_key(name)}"] = value
     return state
-
-
-def save_adapter(
-    model: nn.Module, folder: str | Path, base_sha256: str | None = None, base_name: str | None = None
-) -> Path:
-    """Write the adapters of ``model`` to ``folder`` in PEFT's format; returns the folder.
-
-    ``base_sha256``, the hash of the checkpoint they were trained on, goes into the config as ``revision`` and
-    ``base_name`` as ``base_model_name_or_path``.
-
-    Raises:
-        UsageError: the model has no adapters.
-    """
-    layers = adapted_layers(model)
-    if not layers:
-        raise UsageError("the model has no adapters to save; call apply_lora first")
-    folder = Path(folder)
-    peft_config = cast(Any, model).peft_config[ADAPTER]
-    config = {
-        **{
-            key: sorted(value) if isinstance(value, set) else value
-            for key, value in peft_config.to_dict().items()
-        },
-        "peft_type": "LORA",
-        "inference_mode": True,
-        "base_model_name_or_path": base_name,
-        "revision": f"sha256:{base_sha256}" if base_sha256 else None,
-        "target_modules": sorted(layers),
-    }
-    state = {
-        _PEFT_PREFIX + key: value.detach().cpu().contiguous()
-        for key, value in adapter_state_dict(model).items()
-    }
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
-    write_json(folder / CONFIG_FILE, config)
-    return folder
-
-
-def load_adapter(model: nn.Module, folder: str | Path, base_sha256: str | None = None) -> None:
-    """Put the adapters of a PEFT folder on ``model``, in place; where it has adapters, only take the weights.
-
-    Where both ``base_sha256`` and the hash in the folder are known and differ, one line warns: adapters work
-    best on the very weights they were trained on.
-
-    Raises:
-        CheckpointError: a file is missing or not PEFT's, or names and shapes do not fit the model.
-    """
-    from peft import LoraConfig as PeftConfig
-
-    folder = Path(folder)
-    config, state = _read_folder(folder)
-    trained_on = str(config.get("revision") or "").removeprefix("sha256:")
-    if base_sha256 and trained_on and trained_on != base_sha256:
-        warn(f"{folder}: trained on base {trained_on[:12]}, but the base here is {base_sha256[:12]}")
-    if not adapted_layers(model):
-        paths = dict(model.named_modules())
-        absent = [path for path in config["target_modules"] if path not in paths]
-        if absent:
-            raise CheckpointError(
-                f"{folder}: adapts {absent[0]!r}, which this model does not have; check the model config"
-            )
-        known = {key: config[key] for key in ("r", "lora_alpha", "lora_dropout", "use_dora") if key in config}
-        _inject(model, PeftConfig(target_modules=list(config["target_modules"]), **known), seed=0)
-    load_adapter_state(model, state, str(folder))
-
-
-def load_adapter_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy weights named as in :func:`adapter_state_dict` into the adapters of ``model``.
-
-    Raises:
-        CheckpointError: a weight is missing, unexpected or of another shape; it is named.
-    """
-    own = adapter_state_dict(model)
-    for what, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
-        if names:
-            raise CheckpointError(
-                f"{source}: {len(names)} {what} adapter weights, first {min(names)!r}; check the lora block"
-            )
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            found, expected = tuple(value.shape), tuple(own[name].shape)
-            raise CheckpointError(
-                f"{source}: {name}: found shape {found}, expected {expected}; check the rank"
-            )
-        own[name].copy_(value)
 
 
 def merge_adapters(model: nn.Module) -> nn.Module:
@@ -191,52 +100,48 @@ def dropped_adapters(model: nn.Module, chance: float, *key: int | str) -> Iterat
             layer.enable_adapters(True)
 
 
+def inject(model: nn.Module, peft_config: Any, seed: int, name: str = ADAPTER) -> None:
+    """Let PEFT put an adapter ``name`` on ``model``, its draws from ``seed``, the global generator untouched."""
+    from peft import inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # that this is not the first adapter is known here
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        torch.manual_seed(seeds.derive_seed("lora", seed))
+        inject_adapter_in_model(peft_config, model, adapter_name=name)
+
+
+def is_weight_normed(module: nn.Module) -> bool:
+    """Whether this is a convolution whose weight is made anew from two factors at each call."""
+    return isinstance(module, WNConv1d | WNConvTranspose1d) or hasattr(module, "parametrizations")
+
+
+def is_plain_convolution(module: nn.Module) -> bool:
+    """Whether this is a one-dimensional convolution whose weight is one matrix a tap."""
+    return isinstance(module, nn.Conv1d) and module.groups == 1 and not is_weight_normed(module)
+
+
 def _targets(model: nn.Module, whitelist: list[str]) -> list[str]:
-    """Paths of the linear layers that have a whitelisted part."""
+    """Paths of the linear layers and plain convolutions that have a whitelisted part."""
     wanted = set(whitelist)
     chosen = {path: module for path, module in model.named_modules() if wanted & set(path.split("."))}
-    refused = [path for path, module in chosen.items() if isinstance(module, WNConv1d | WNConvTranspose1d)]
+    refused = [path for path, module in chosen.items() if is_weight_normed(module)]
     if refused:
         raise UsageError(
             f"lora.component_whitelist: {sorted(wanted)} takes in the weight-normalised convolution"
             f" {refused[0]!r} (and {len(refused) - 1} more), which cannot carry an adapter; whitelist parts"
             " of the transformer only"
         )
-    targets = [path for path, module in chosen.items() if isinstance(module, nn.Linear)]
+    targets = [
+        path
+        for path, module in chosen.items()
+        if isinstance(module, nn.Linear) or is_plain_convolution(module)
+    ]
     if not targets:
         raise UsageError(
             f"lora.component_whitelist: no linear layer has {sorted(wanted)} in its path; try ['transformer']"
         )
     return targets
-
-
-def _inject(model: nn.Module, peft_config: Any, seed: int) -> None:
-    from peft import inject_adapter_in_model
-
-    if adapted_layers(model):
-        raise UsageError("the model has adapters already; merge or load into them instead")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive_seed("lora", seed))
-        inject_adapter_in_model(peft_config, model, adapter_name=ADAPTER)
-
-
-def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and weights of a PEFT folder, without PEFT's key prefix."""
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder}: no {name}; expected an adapter folder as written beside each checkpoint"
-            )
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        state = load_file(folder / WEIGHTS_FILE)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: not a readable adapter: {error}") from error
-    if config.get("peft_type") != "LORA" or not isinstance(config.get("target_modules"), list):
-        raise CheckpointError(
-            f"{folder}: {CONFIG_FILE} is not of a LoRA adapter with a list of target_modules"
-        )
-    return config, {key.removeprefix(_PEFT_PREFIX): value for key, value in state.items()}
 
 
 def _file_key(name: str) -> str:

@@ -12,7 +12,8 @@ from stable_audio_tools.attribution.extract import gradient_features
 from stable_audio_tools.attribution.run import extract
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore
-from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora, save_adapter
+from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora
+from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.schema.training import LoraConfig
 

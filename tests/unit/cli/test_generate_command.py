@@ -11,7 +11,8 @@ import soundfile
 import torch
 
 from stable_audio_tools.cli.main import main
-from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora, save_adapter
+from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora
+from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.checkpoints import model_sha256, save_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.schema.training import LoraConfig

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from stable_audio_tools.errors import CheckpointError, UsageError
-from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora, save_adapter
+from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora
+from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.checkpoints import model_sha256, read_checkpoint, save_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.files import ModelFiles
@@ -142,7 +143,7 @@ def test_a_model_that_takes_no_prompts_is_refused(files: ModelFiles, tmp_path: P
     assert noise.load("cpu").state_dict().keys() == model.state_dict().keys()
     with pytest.raises(UsageError, match=r"noise\.json: .*turns prompts into audio"):
         noise.load_conditional("cpu")
-    with pytest.raises(CheckpointError, match="no such adapter folder"):
+    with pytest.raises(CheckpointError, match="no such adapter"):
         replace(files, lora_ckpt_path=tmp_path / "absent").stamp()
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stable_audio_tools.errors import CheckpointError, UsageError
-from stable_audio_tools.models.adapters.lora import adapter_state_dict, load_adapter
+from stable_audio_tools.models.adapters.attach import load_adapter
+from stable_audio_tools.models.adapters.lora import adapter_state_dict
 from stable_audio_tools.models.checkpoints import load_checkpoint
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.unwrap import unwrap_checkpoint

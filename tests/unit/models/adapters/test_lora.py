@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from stable_audio_tools.errors import CheckpointError, UsageError
+from stable_audio_tools.models.adapters.attach import load_adapter
 from stable_audio_tools.models.adapters.lora import (
     adapted_layers,
     adapter_state_dict,
     apply_lora,
     dropped_adapters,
-    load_adapter,
     merge_adapters,
-    save_adapter,
 )
+from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.schema.training import LoraConfig
 
