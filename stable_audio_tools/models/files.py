@@ -29,8 +29,8 @@ class ModelFiles:
     Attributes:
         model_config: the model config (JSON).
         ckpt_path: its checkpoint; of a wrapped one the averaged weights are used.
-        lora_ckpt_path: an adapter on top of it, or several; each is a path, with ``:strength`` behind it where
-            that is not 1.
+        lora_ckpt_path: an adapter on top of it, or several; each is a path, with ``:strength`` behind it
+            where that is not 1.
         pretransform_ckpt_path: where the autoencoder comes from, if not from ``ckpt_path``.
     """
 

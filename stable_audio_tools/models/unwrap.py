@@ -73,7 +73,7 @@ def merge_adapter(
 
     Args:
         ckpt_path: the model that the adapter was trained on, wrapped or not.
-        lora_ckpt_path: the adapter, or several; each a path, with ``:strength`` behind it where that is not 1.
+        lora_ckpt_path: the adapter, or several; each a path, with ``:strength`` behind it where it is not 1.
         model_config, output_path, use_safetensors: as for :func:`unwrap_checkpoint`.
 
     Raises:

@@ -228,7 +228,7 @@ class LoraConfig(Config):
     weight_decompose: bool = False
     """The public spelling of ``"type": "dora"``."""
     base_precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """How the frozen network is held in memory while training; None is the run's own half precision on a GPU."""
+    """How training holds the frozen network; None is the run's own half precision on a GPU."""
 
     @field_validator("type", mode="before")
     @classmethod

@@ -1,1 +1,1 @@
-"""Low-rank adapters: ``lora`` trains and merges them, ``reading`` reads every kind, ``attach`` puts them on."""
+"""Low-rank adapters: ``lora`` makes and merges them, ``reading`` reads all kinds, ``attach`` puts them on."""

@@ -38,8 +38,8 @@ def load_adapters(
 
     Args:
         adapters: paths, each with ``:strength`` where it is not 1.
-        base_sha256: hash of the checkpoint that ``model`` was loaded from. Where an adapter names another, one
-            line warns: adapters work best on the very weights they were trained on.
+        base_sha256: hash of the checkpoint that ``model`` was loaded from. Where an adapter names another,
+            one line warns: adapters work best on the very weights they were trained on.
         lora: the ``lora`` block of the model config, for LoRAW files.
 
     Raises:
@@ -159,7 +159,8 @@ def warn_of_another_base(adapter: Adapter, base_sha256: str | None) -> None:
 
 def _base(module: nn.Module) -> nn.Module:
     """The layer inside an adapted one."""
-    return cast(nn.Module, module.get_base_layer()) if hasattr(module, "get_base_layer") else module
+    found: Any = module
+    return cast(nn.Module, found.get_base_layer()) if hasattr(module, "get_base_layer") else module
 
 
 def _fitted(layer: LowRank, module: nn.Module, path: str, source: str) -> LowRank:
@@ -170,7 +171,8 @@ def _fitted(layer: LowRank, module: nn.Module, path: str, source: str) -> LowRan
         )
     if not isinstance(module, nn.Linear) and not is_plain_convolution(module):
         raise CheckpointError(
-            f"{source}: adapts {path!r}, a {type(module).__name__}; expected a linear layer or a plain convolution"
+            f"{source}: adapts {path!r}, a {type(module).__name__}; expected a linear layer or a plain"
+            " convolution"
         )
     shape = tuple(cast(Tensor, module.weight).shape)
     down = (
@@ -213,9 +215,9 @@ def _require_sums(layers: Sequence[Mapping[str, LowRank]]) -> None:
             others = [other for i, other in enumerate(layers) if i != position and path in other]
             if others and layer.magnitude is not None:
                 raise CheckpointError(
-                    f"several adapters change {path!r}, and one of them is a DoRA: it sets the length of whole rows"
-                    " of the weight, so that its change does not add up with another's; merge it into the base"
-                    " (sat unwrap --lora-ckpt-path) and put the others on the result"
+                    f"several adapters change {path!r}, and one of them is a DoRA: it sets the length of whole"
+                    " rows of the weight, so that its change does not add up with another's; merge it into the"
+                    " base (sat unwrap --lora-ckpt-path) and put the others on the result"
                 )
 
 

@@ -1,9 +1,9 @@
 """Low-rank adapters on a model's layers, through PEFT: put on fresh, listed, left out for a step, merged.
 
 An adapter adds ``alpha / rank * multiplier * B A`` to the weight of a layer (Hu et al. 2021), and with
-``"type": "dora"`` learns the lengths of the weight's rows apart from their directions (Liu et al. 2024). Module
-paths are relative to the whole model, so ``model.model.transformer.layers.0.self_attn.to_qkv`` names the same
-layer in a state dict, in an adapter file and in an error message.
+``"type": "dora"`` learns the lengths of the weight's rows apart from their directions (Liu et al. 2024).
+Module paths are relative to the whole model, so ``model.model.transformer.layers.0.self_attn.to_qkv`` names
+the same layer in a state dict, in an adapter file and in an error message.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The trained adapter's weights: ``<path>.lora_A.weight``, ``.lora_B.weight``, ``.lora_magnitude_vector``."""
+    """The trained adapter: ``<path>.lora_A.weight``, ``.lora_B.weight``, ``.lora_magnitude_vector``."""
     state: dict[str, Tensor] = {}
     for path, layer in adapted_layers(model).items():
         for name, value in cast(nn.Module, layer).state_dict().items():
@@ -101,7 +101,7 @@ def dropped_adapters(model: nn.Module, chance: float, *key: int | str) -> Iterat
 
 
 def inject(model: nn.Module, peft_config: Any, seed: int, name: str = ADAPTER) -> None:
-    """Let PEFT put an adapter ``name`` on ``model``, its draws from ``seed``, the global generator untouched."""
+    """Let PEFT put an adapter ``name`` on ``model``; its draws come from ``seed``, not from torch's own."""
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

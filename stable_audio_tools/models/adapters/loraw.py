@@ -1,7 +1,7 @@
 """Adapters of LoRAW (Low-Rank Adaptation for Waveforms): a pickled dict of tensors.
 
-Keys are ``<module path with / for .>/lora_down.weight``, ``.../lora_up.weight`` and ``.../dora_mag.weight``. The
-file has neither alpha nor multiplier: they are those of the ``lora`` block of the model config that it was
+Keys are ``<module path with / for .>/lora_down.weight``, ``.../lora_up.weight`` and ``.../dora_mag.weight``.
+The file has neither alpha nor multiplier: they are those of the ``lora`` block of the model config that it was
 trained with.
 """
 
@@ -41,8 +41,8 @@ def read_loraw(tensors: Mapping[str, Tensor], source: Path, lora: LoraConfig | N
         lora: the ``lora`` block that it was trained with; without one, alpha is taken to be the rank.
 
     Raises:
-        CheckpointError: a key is unknown or a pair incomplete, or the multiplier of a DoRA is not 1: LoRAW then
-            scales the update but not the norm that it divides by, which no weight can express.
+        CheckpointError: a key is unknown or a pair incomplete, or the multiplier of a DoRA is not 1: LoRAW
+            then scales the update but not the norm that it divides by, which a DoRA cannot express.
     """
     layers = collect(tensors, _split, source)
     is_dora = any("magnitude" in parts for parts in layers.values())
@@ -58,8 +58,8 @@ def read_loraw(tensors: Mapping[str, Tensor], source: Path, lora: LoraConfig | N
     for path, parts in layers.items():
         if len(parts["down"]) > rank:
             raise CheckpointError(
-                f"{source}: layer {path!r} has rank {len(parts['down'])}, but lora.rank is {rank}; give the model"
-                " config that the adapter was trained with"
+                f"{source}: layer {path!r} has rank {len(parts['down'])}, but lora.rank is {rank}; give the"
+                " model config that the adapter was trained with"
             )
     return Adapter(str(source), KIND, {path: low_rank(parts, scale) for path, parts in layers.items()})
 

@@ -75,8 +75,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: not loaded, since it is damaged or holds Python objects besides tensors, which could run"
-            f" code; expected {EXPECTED}"
+            f"{path}: not loaded, since it is damaged or holds Python objects besides tensors, which could"
+            f" run code; expected {EXPECTED}"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

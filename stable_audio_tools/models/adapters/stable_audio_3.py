@@ -2,8 +2,9 @@
 
 Tensors are ``<module>.lora_A`` ``(r, in)``, ``.lora_B`` ``(out, r)`` and ``.magnitude`` ``(out,)``, with
 ``.parametrizations.weight.0`` after the module where they were saved as torch parametrizations, and the module
-relative to the network or to the conditioners. ``include`` and ``exclude`` say which layers training chose; the
-file has just these, so that reading needs neither. The weight of a convolution is flattened to ``(out, in k)``.
+relative to the network or to the conditioners. ``include`` and ``exclude`` say which layers training chose;
+the file has just these, so that reading needs neither. Weights of convolutions are flattened to
+``(out, in k)``.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def read_stable_audio_3(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
     kind = str(config.get("adapter_type", "lora"))
     if kind not in TYPES:
         raise CheckpointError(
-            f"{source}: adapter_type is {kind!r}, expected one of {', '.join(TYPES)}; merge it into its model with"
-            " the tool that trained it"
+            f"{source}: adapter_type is {kind!r}, expected one of {', '.join(TYPES)}; merge it into its model"
+            " with the tool that trained it"
         )
     layers = collect(tensors, _split, source)
     dora = kind != "lora"
@@ -55,8 +56,8 @@ def read_stable_audio_3(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
             )
         if magnitude is not None and magnitude.numel() != len(parts["up"]):
             raise CheckpointError(
-                f"{source}: layer {path!r} has {magnitude.numel()} magnitudes, expected {len(parts['up'])}: one"
-                " an output (dora-rows); magnitudes of inputs (dora-cols) are not supported"
+                f"{source}: layer {path!r} has {magnitude.numel()} magnitudes, expected {len(parts['up'])}:"
+                " one an output (dora-rows); magnitudes of inputs (dora-cols) are not supported"
             )
     return Adapter(
         str(source), KIND, {path: low_rank(parts, _scale(parts, config)) for path, parts in layers.items()}
