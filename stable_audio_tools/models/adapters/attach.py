@@ -215,9 +215,9 @@ def _require_sums(layers: Sequence[Mapping[str, LowRank]]) -> None:
             others = [other for i, other in enumerate(layers) if i != position and path in other]
             if others and layer.magnitude is not None:
                 raise CheckpointError(
-                    f"several adapters change {path!r}, and one of them is a DoRA: it sets the length of whole"
-                    " rows of the weight, so that its change does not add up with another's; merge it into the"
-                    " base (sat unwrap --lora-ckpt-path) and put the others on the result"
+                    f"several adapters change {path!r}, and one of them is a DoRA: it sets the length of"
+                    " whole rows of the weight, so that its change does not add up with another's; merge it"
+                    " into the base (sat unwrap --lora-ckpt-path) and put the others on the result"
                 )
 
 

@@ -1,8 +1,8 @@
 """Adapters of LoRAW (Low-Rank Adaptation for Waveforms): a pickled dict of tensors.
 
 Keys are ``<module path with / for .>/lora_down.weight``, ``.../lora_up.weight`` and ``.../dora_mag.weight``.
-The file has neither alpha nor multiplier: they are those of the ``lora`` block of the model config that it was
-trained with.
+The file has neither alpha nor multiplier: they are those of the ``lora`` block of the model config that it
+was trained with.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def read_peft_folder(folder: Path) -> Adapter:
     """The adapter in a folder of PEFT, ours or another's.
 
     Raises:
-        CheckpointError: a file is missing or damaged, a key is unknown, or the adapter is of a sort whose base
-            is not the plain model.
+        CheckpointError: a file is missing or damaged, a key is unknown, or the adapter is of a sort that has
+            changed its base too.
     """
     config, tensors = _read(folder)
     if config.get("peft_type") != "LORA":
@@ -78,8 +78,8 @@ def read_peft_folder(folder: Path) -> Adapter:
     start = str(config.get("init_lora_weights")).lower()
     if start.startswith(_CHANGES_BASE):
         raise CheckpointError(
-            f"{folder}: {CONFIG_FILE}: init_lora_weights is {start!r}, which changes the base weights too; save"
-            " it with PEFT's path_initial_model_for_weight_conversion first"
+            f"{folder}: {CONFIG_FILE}: init_lora_weights is {start!r}, which changes the base weights too;"
+            " save it with PEFT's path_initial_model_for_weight_conversion first"
         )
     layers = collect(tensors, _split, folder)
     revision = str(config.get("revision") or "")

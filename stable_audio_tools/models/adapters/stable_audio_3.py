@@ -1,9 +1,9 @@
 """Adapters of Stable Audio 3: safetensors with a JSON ``lora_config`` in the metadata.
 
 Tensors are ``<module>.lora_A`` ``(r, in)``, ``.lora_B`` ``(out, r)`` and ``.magnitude`` ``(out,)``, with
-``.parametrizations.weight.0`` after the module where they were saved as torch parametrizations, and the module
-relative to the network or to the conditioners. ``include`` and ``exclude`` say which layers training chose;
-the file has just these, so that reading needs neither. Weights of convolutions are flattened to
+``.parametrizations.weight.0`` after the module where they were saved as torch parametrizations, and the
+module relative to the network or to the conditioners. ``include`` and ``exclude`` say which layers training
+chose; the file has just these, so that reading needs neither. Weights of convolutions are flattened to
 ``(out, in k)``.
 """
 
