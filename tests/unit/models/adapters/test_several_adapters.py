@@ -92,7 +92,7 @@ def test_several_add_up_in_any_order_on_layers_of_their_own_and_shared(model, ma
 def test_a_dora_does_not_share_a_layer_but_may_have_company(model, make):
     dora = make("d", type="DoRA", component_whitelist=["self_attn"])
     shared, beside = make("s"), make("ff", component_whitelist=["ff"])
-    with pytest.raises(CheckpointError, match="self_attn.*, and one of them is a DoRA"):
+    with pytest.raises(CheckpointError, match=r"self_attn.*, and one of them is a DoRA"):
         loaded(model, dora, shared)
     tuned = loaded(model, dora, beside)
     adapted = run(tuned)
