@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.adapters.form import Adapter, LowRank, collect, low_rank
-from stable_audio_tools.runtime.files import atomic_path
+from stable_audio_tools.models.adapters.form import Adapter, collect, low_rank
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.training import LoraConfig
 
@@ -62,21 +60,6 @@ def read_loraw(tensors: Mapping[str, Tensor], source: Path, lora: LoraConfig | N
                 " model config that the adapter was trained with"
             )
     return Adapter(str(source), KIND, {path: low_rank(parts, scale) for path, parts in layers.items()})
-
-
-def write_loraw(path: Path, layers: Mapping[str, LowRank]) -> Path:
-    """Write a file that LoRAW reads with alpha = rank and multiplier 1: scales go into the up factors."""
-    state: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        prefix = name.replace(".", "/")
-        up = layer.up * layer.scale
-        state[f"{prefix}/lora_down.weight"] = layer.down.contiguous()
-        state[f"{prefix}/lora_up.weight"] = up.unsqueeze(-1) if layer.down.dim() == 3 else up
-        if layer.magnitude is not None:
-            state[f"{prefix}/dora_mag.weight"] = layer.magnitude.unsqueeze(1)
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        torch.save(state, stream)
-    return path
 
 
 def _split(key: str) -> tuple[str, str] | None:

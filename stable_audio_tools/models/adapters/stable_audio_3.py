@@ -9,17 +9,14 @@ chose; the file has just these, so that reading needs neither. Weights of convol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.adapters.form import Adapter, LowRank, collect, low_rank
-from stable_audio_tools.runtime.files import atomic_path
+from stable_audio_tools.models.adapters.form import Adapter, collect, low_rank
 
 KIND = "a Stable Audio 3 adapter"
 METADATA = "lora_config"
@@ -62,34 +59,6 @@ def read_stable_audio_3(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
     return Adapter(
         str(source), KIND, {path: low_rank(parts, _scale(parts, config)) for path, parts in layers.items()}
     )
-
-
-def write_stable_audio_3(path: Path, layers: Mapping[str, LowRank]) -> Path:
-    """Write a file that Stable Audio 3 reads; scales go into the up factors, so that alpha is the rank."""
-    ranks = {layer.rank for layer in layers.values()}
-    is_dora = any(layer.magnitude is not None for layer in layers.values())
-    names = [_relative(name) for name in layers]
-    config = {
-        "adapter_type": "dora-rows" if is_dora else "lora",
-        "rank": max(ranks),
-        "alpha": max(ranks),
-        "include": sorted(names),
-        "exclude": None,
-    }
-    state: dict[str, Tensor] = {}
-    for name, layer in zip(names, layers.values(), strict=True):
-        state[f"{name}{_PARAMETRIZED}.lora_A"] = layer.down.flatten(1).contiguous()
-        state[f"{name}{_PARAMETRIZED}.lora_B"] = (layer.up * layer.scale).contiguous()
-        if layer.magnitude is not None:
-            state[f"{name}{_PARAMETRIZED}.magnitude"] = layer.magnitude.contiguous()
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={METADATA: json.dumps(config)})
-    return path
-
-
-def _relative(name: str) -> str:
-    """A module path without the part of the model that Stable Audio 3 loads into by itself."""
-    return name.removeprefix("model.").removeprefix("conditioner.")
 
 
 def _scale(parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:

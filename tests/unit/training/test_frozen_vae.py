@@ -1,4 +1,4 @@
-"""``model_config_freeze_vae.json``: the VAE is read from its own checkpoint, computes in half, and stays as it is."""
+"""``model_config_freeze_vae.json``: the VAE comes from its own file, computes in half and stays as it is."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def gradients(model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
 def test_a_base_held_in_bf16_gives_the_very_gradients_of_one_cast_in_every_step(model):
     cast, held = adapted(model), adapted(model)
     saved = hold_base(held.model, torch.bfloat16)
-    frozen = [module.weight for module in held.model.modules() if type(module) is nn.Linear and not module.weight.requires_grad]  # fmt: skip
+    layers = [module for module in held.model.modules() if type(module) is nn.Linear]
+    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad]
     assert all(weight.dtype == torch.bfloat16 for weight in frozen)
     assert saved > sum(weight.numel() for weight in frozen)
     assert all(value.dtype == torch.float32 for value in held.parameters() if value.requires_grad)
@@ -140,7 +141,15 @@ def test_a_run_in_bf16_holds_its_base_and_says_so(make_settings, tiny_diffusion_
     path = tmp_path / "base.ckpt"
     torch.save({"state_dict": create_model_from_config(tiny_diffusion_config).state_dict()}, path)
     config = {**copy.deepcopy(tiny_diffusion_config), "lora": {**LORA, "base_precision": "bf16"}}
-    config["training"]["demo"] = {"demo_every": 2, "demo_steps": 2, "num_demos": 1, "demo_cond": [{"prompt": "x", "seconds_start": 0, "seconds_total": 1}], "demo_cfg_scales": [2]}  # fmt: skip
+    condition = {"prompt": "x", "seconds_start": 0, "seconds_total": 1}
+    demo = {
+        "demo_every": 2,
+        "demo_steps": 2,
+        "num_demos": 1,
+        "demo_cond": [condition],
+        "demo_cfg_scales": [2],
+    }
+    config["training"]["demo"] = demo
     settings = make_settings(
         model=config, pretrained_ckpt_path=str(path), precision="bf16-mixed", max_steps=2
     )
