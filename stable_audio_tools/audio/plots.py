@@ -46,7 +46,7 @@ def spectrogram_png(
     axes = figure.add_subplot()
     highest_mel = float(hz_to_mel(torch.tensor(sample_rate / 2)))
     axes.imshow(
-        decibels.numpy(),
+        decibels.float().numpy(),  # autocast to bfloat16 reaches the filters on a CPU
         origin="lower",
         aspect="auto",
         interpolation="bilinear",
