@@ -92,6 +92,34 @@ def test_the_merged_model_makes_the_clip_of_base_and_adapter(
     torch.testing.assert_close(adapted, alone, atol=1e-3, rtol=0)
 
 
+def test_strengths_and_several_adapters_from_the_command_line(
+    shop: Workshop, lora_run: LoraRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = load_file(lora_run.adapter / "adapter_model.safetensors")
+    loraw = {}
+    for key, value in weights.items():
+        path, _, name = key.removeprefix("base_model.model.").partition(".lora_")
+        part = {"A.weight": "lora_down", "B.weight": "lora_up"}[name]
+        loraw[f"{path.replace('.', '/')}/{part}.weight"] = value
+    torch.save(loraw, "tuned.ckpt")
+    config = {"model_config": lora_run.model_config}
+    plain = clip(shop, tmp_path / "plain")
+    whole = clip(shop, tmp_path / "whole", lora_ckpt_path=str(lora_run.adapter))
+    off = clip(shop, tmp_path / "off", lora_ckpt_path=f"{lora_run.adapter}:0")
+    assert torch.equal(off, plain)
+    halves = ["--lora-ckpt-path", f"{lora_run.adapter}:0.5", "--lora-ckpt-path", "tuned.ckpt:0.5"]
+    assert run_sat([*shop.generate(output_dir="both", **config), *halves]) == 0
+    (made,) = Path("both").glob("*.wav")
+    torch.testing.assert_close(read_audio(made)[0], whole, atol=1e-3, rtol=0)
+    sidecar = read_sidecar(made)
+    assert sidecar is not None
+    assert str(sidecar.checkpoint).endswith(f" + {lora_run.adapter}:0.5 + tuned.ckpt:0.5")
+    merge = ["unwrap", "--ckpt-path", shop / "base.ckpt", "--model-config", lora_run.model_config]
+    assert run_sat([*merge, *halves, "--name", "merged"]) == 0
+    torch.testing.assert_close(clip(shop, tmp_path / "m", ckpt_path="merged.ckpt"), whole, atol=1e-3, rtol=0)
+
+
 def test_training_goes_on_from_an_adapter(shop: Workshop, lora_run: LoraRun, tmp_path: Path) -> None:
     command = shop.train("train-lora", model_config=lora_run.model_config, save_dir=str(tmp_path))
     assert run_sat([*command, "--lora-ckpt-path", str(lora_run.adapter)]) == 0
