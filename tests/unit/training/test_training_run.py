@@ -18,6 +18,7 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.unwrap import unwrap_checkpoint
 from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.training import diffusion
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.run import train
 
 
@@ -155,13 +156,12 @@ def test_the_best_checkpoint_can_be_continued(make_settings, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tracks(make_settings, monkeypatch):
-    draw = diffusion.keyed_noise
+    draw = Key.normal
 
-    def broken(shape, name, seed, step, *rest, **where):
-        noise = draw(shape, name, seed, step, *rest, **where)
-        return noise * float("nan") if step == 3 else noise
+    def broken(key, *what):
+        return draw(key, *what) * (float("nan") if key.step == 3 else 1.0)
 
-    monkeypatch.setattr(diffusion, "keyed_noise", broken)
+    monkeypatch.setattr(Key, "normal", broken)
     settings = make_settings()
     with pytest.raises(TrainingError, match=r"step 4: the loss is nan, .*tiny/0\d/\d+\.wav.*learning rate"):
         train(settings)
