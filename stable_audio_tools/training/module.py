@@ -31,8 +31,8 @@ class ModelTrainer(pl.LightningModule, ABC):
 
     Every draw for an item of a batch (crop aside, which the loader keys) comes from ``(seed, step, slot)``,
     see :class:`Key`; what layers draw for a whole batch from its first slot, for which the global generator
-    is set aside during the forward pass. A run that goes on from a checkpoint therefore draws what the unbroken
-    run would have drawn, and one on more GPUs, at the same global batch, what it would have drawn on one.
+    is set aside during the forward pass. A run that goes on from a checkpoint therefore draws what the
+    unbroken run would have drawn, and one on more GPUs, at the same global batch, what one GPU would have.
 
     A subclass names the attribute that holds the model, which is the public prefix of its keys, and the
     entry of ``optimizer_configs`` that trains it.

@@ -17,7 +17,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 """Ctrl-C, a stop, and what Slurm is asked to send some time before it takes a machine away."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
     """A run ended by the signal ``number``, after its last whole step was saved."""
 
     def __init__(self, number: int) -> None:

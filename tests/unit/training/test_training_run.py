@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -311,24 +310,3 @@ def test_an_optimizer_that_cannot_be_built_is_refused_before_the_folder_is_made(
     with pytest.raises(ConfigError, match="did you mean 'Adam'"):
         train(make_settings(model=tiny_diffusion_config))
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
-def test_sigterm_saves_the_step_and_recover_equals_one_pass(make_settings, monkeypatch, capsys, hook):
-    """The second hook comes after the step's own look for a SIGTERM, as a signal may."""
-    whole = train(make_settings(name="whole", checkpoint_every=100))
-
-    def terminate(module, *_):
-        if module.steps_done == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(diffusion.DiffusionCondTrainer, hook, terminate)
-        with pytest.raises(SystemExit) as end:
-            train(make_settings(checkpoint_every=100))
-    assert end.value.code == 143
-    assert "--recover" in capsys.readouterr().err
-    run = train(make_settings(checkpoint_every=100, recover=True))
-    saved = 3 if hook == "on_train_batch_start" else 2
-    assert names(run / "checkpoints") == [f"step=0000000{step}.ckpt" for step in (saved, 4)]
-    assert_same_weights(load(whole, 4), load(run, 4))
