@@ -79,7 +79,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         lora=lora,
         ema_on_cpu=settings.ema_on_cpu,
     )
-    make_fast(module.wrapped, settings, hardware)
+    make_fast(module, settings, hardware)
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
     _check_before_the_folder(module, resume)
     base = _base(settings) if lora else None
