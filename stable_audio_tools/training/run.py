@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 
 from stable_audio_tools.data.dataset import AudioLoader, KeyedBatchSampler, create_dataloader_from_config
 from stable_audio_tools.data.index import TrackIndex
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import ConfigError, UsageError
 from stable_audio_tools.models.checkpoints import LoadReport
 from stable_audio_tools.runtime.files import sha256_file
 from stable_audio_tools.runtime.manifest import installed_versions
@@ -35,6 +35,7 @@ from stable_audio_tools.training.hardware import Hardware, choose_hardware
 from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.sharding import MODEL_TYPES
 from stable_audio_tools.training.song_describer import SongDescriberScores
 from stable_audio_tools.training.speed import make_fast
 from stable_audio_tools.training.start import prepare_model, require_same_form, write_load_reports
@@ -61,6 +62,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     check_logger(settings.logger)
     model_config = _read_model_config(settings.model_config, lora)
     hardware = choose_hardware(settings, lora or trains_by_turns(model_config))
+    if hardware.strategy == "fsdp" and model_config.model_type not in MODEL_TYPES:
+        raise UsageError(f"--strategy fsdp: cannot shard a {model_config.model_type!r} model; use ddp")
     dataset_config = read_dataset_config(settings.dataset_config)
     require_same_form(model_config, dataset_config, settings.dataset_config)
     resume = find_resume(settings)

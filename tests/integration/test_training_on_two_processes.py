@@ -21,7 +21,7 @@ from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
 
 def spread(settings, lora=False):
-    return Hardware("cpu", 2, 1, "32-true", "ddp")
+    return Hardware("cpu", 2, 1, "32-true", settings.strategy or "ddp")
 
 def watch(self, latents, key, draw=diffusion.DiffusionCondTrainer._timesteps):
     timesteps = draw(self, latents, key)
@@ -30,7 +30,8 @@ def watch(self, latents, key, draw=diffusion.DiffusionCondTrainer._timesteps):
     return timesteps
 
 if __name__ == "__main__":
-    run.choose_hardware = spread
+    if sys.argv[2] == "2":
+        run.choose_hardware = spread
     diffusion.DiffusionCondTrainer._timesteps = watch
     run.train(TrainSettings(**json.loads(sys.argv[1])))
 """
@@ -61,18 +62,48 @@ def settings(
     }
 
 
-def start(folder: Path, settings: dict[str, Any]) -> None:
-    """Run the script to its end; each rank leaves its timesteps in ``rank-<n>.jsonl``."""
+def start(folder: Path, settings: dict[str, Any], processes: int = 2, code: int = 0) -> str:
+    """Run the script to its end; each rank leaves its timesteps in ``rank-<n>.jsonl``. Returns its words."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "TORCHELASTIC"))}
     done = subprocess.run(
-        [sys.executable, "script.py", json.dumps(settings)],
+        [sys.executable, "script.py", json.dumps(settings), str(processes)],
         cwd=folder,
         env={**clean, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def losses(folder: Path, settings: dict[str, Any], processes: int) -> list[float]:
+    """The loss of every step of a run, and of its validation."""
+    start(folder, settings, processes)
+    (table,) = (folder / "runs" / settings["name"]).glob("*/metrics.csv")
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [float(row[name]) for row in rows for name in ("train/loss", "val/loss") if row[name]]
+
+
+def test_the_loss_is_that_of_the_global_batch_however_it_is_split(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """8 on one process; 4 on each of two; twice 4 on one; twice 2 on each of two."""
+    settings |= {"max_steps": 6, "log_every": 1, "val_every": 3, "checkpoint_every": 100}
+    whole = losses(tmp_path, {**settings, "name": "whole", "batch_size": 8}, 1)
+    assert len(whole) == 8
+    assert len(set(whole)) == 8
+    other = losses(tmp_path, {**settings, "name": "other", "batch_size": 8, "seed": 7}, 1)
+    assert max(abs(a - b) for a, b in zip(whole[:1], other[:1], strict=True)) > 1e-3
+    for name, split in {
+        "ranks": ({"batch_size": 4}, 2),
+        "twice": ({"batch_size": 4, "accum_batches": 2, "val_every": 3}, 1),
+        "both": ({"batch_size": 2, "accum_batches": 2, "val_every": 3}, 2),
+        "sharded": ({"batch_size": 4, "strategy": "fsdp"}, 2),
+    }.items():
+        found = losses(tmp_path, {**settings, **split[0], "name": name}, split[1])
+        assert found == pytest.approx(whole, abs=1e-5), name
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
