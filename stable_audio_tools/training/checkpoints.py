@@ -17,6 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from stable_audio_tools.errors import CheckpointError, TrainingError
 from stable_audio_tools.models.adapters.lora import save_adapter
 from stable_audio_tools.models.checkpoints import LoadReport, checkpoint_kind
+from stable_audio_tools.models.checkpoints.zero import bare_weights, weights_file
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.reader import read_json
@@ -127,7 +128,7 @@ class CheckpointKeeper(pl.Callback):
         self._saved_step = module.steps_done
         if self.keep > 0 and trainer.is_global_zero:
             for old in step_checkpoints(self.folder)[: -self.keep]:
-                old.unlink()
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
                 shutil.rmtree(old.with_suffix(".adapter"), ignore_errors=True)
 
     def _write(self, trainer: pl.Trainer, module: ModelTrainer, path: Path) -> None:
@@ -155,6 +156,10 @@ def require_whole(path: Path) -> None:
     Raises:
         CheckpointError: it is cut short, or bits of it have changed.
     """
+    if path.is_dir():  # of DeepSpeed, which writes the file "latest" at the end
+        if not (path / "latest").is_file():
+            raise CheckpointError(f"{path}: damaged: it was not written to its end")
+        path = weights_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -207,6 +212,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it cannot be read, or it is no training checkpoint.
     """
     path = Path(path)
+    in_folder = path.is_dir()
+    if in_folder:
+        path = weights_file(path)
     if not path.is_file():
         raise CheckpointError(f"--ckpt-path: {path}: no such file")
     try:
@@ -214,6 +222,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many kinds, all of which mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"--ckpt-path: {path}: not a readable checkpoint: {reason}") from error
+    if in_folder and isinstance(checkpoint, dict):  # the optimizer is in files beside it
+        checkpoint |= {"state_dict": bare_weights(checkpoint.pop("module", {})), "optimizer_states": []}
     if not isinstance(checkpoint, dict) or "optimizer_states" not in checkpoint:
         raise CheckpointError(
             f"--ckpt-path: {path}: expected a training checkpoint with optimizer states, found one without;"
