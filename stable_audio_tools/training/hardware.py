@@ -14,6 +14,8 @@ from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.base import nearest
+from stable_audio_tools.training.checkpoints import AtomicCheckpointIO
+from stable_audio_tools.training.precision import BFloat16Weights
 from stable_audio_tools.training.settings import TrainSettings
 
 
@@ -50,13 +52,18 @@ class Hardware:
 
     def trainer_options(self) -> dict[str, Any]:
         """The arguments of Lightning's Trainer."""
-        return {
+        options: dict[str, Any] = {
             "accelerator": self.accelerator,
             "devices": self.devices,
             "num_nodes": self.num_nodes,
-            "precision": self.precision,
             "strategy": _made_here(self.strategy),
+            "plugins": [AtomicCheckpointIO()] if self.writes_single_files else [],
         }
+        if self.precision == "bf16-true" and self.writes_single_files:
+            device = "cuda" if self.accelerator == "gpu" else self.accelerator
+            options["plugins"].append(BFloat16Weights(device))
+            return options
+        return {**options, "precision": self.precision}
 
     def describe(self) -> str:
         """In words, for the line at the start."""

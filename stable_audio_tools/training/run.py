@@ -24,7 +24,6 @@ from stable_audio_tools.schema.model import DiffusionCondModelConfig, ModelConfi
 from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
 from stable_audio_tools.training.callbacks import BadBatchReport, MetricsLog, StepProgress
 from stable_audio_tools.training.checkpoints import (
-    AtomicCheckpointIO,
     CheckpointKeeper,
     require_same_weights,
     warn_of_little_space,
@@ -213,7 +212,6 @@ def _trainer(
     kept_rows = resume.step if resume is not None and resume.run_folder else None
     trainer = pl.Trainer(
         **hardware.trainer_options(),
-        plugins=[AtomicCheckpointIO()] if hardware.writes_single_files else None,
         max_steps=settings.max_steps,
         max_epochs=-1,
         # a trainer of two optimizers accumulates and clips itself

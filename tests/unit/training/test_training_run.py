@@ -227,6 +227,30 @@ def test_precision_is_what_was_asked_for(make_settings, monkeypatch):
     assert seen[1][0] is False
 
 
+def test_weights_in_bfloat16_leave_draws_and_average_in_float32(make_settings, tmp_path):
+    whole, half = (
+        train(make_settings(precision="bf16-true")),
+        train(make_settings(precision="bf16-true", max_steps=2)),
+    )
+    state = load(whole, 4)["state_dict"]
+    moved = 0
+    for key, value in state.items():
+        if key.startswith("diffusion.model.") and value.is_floating_point():
+            mean = state[key.replace("diffusion.model", "diffusion_ema.ema_model")]
+            assert (value.dtype, mean.dtype) == (torch.bfloat16, torch.float32)
+            moved += not torch.equal(mean, mean.bfloat16().float())
+    assert moved > 10, "the average is finer than bfloat16"
+    assert state["diffusion.pretransform.model.encoder.layers.0.weight_v"].dtype == torch.float32
+    assert float(rows(whole)[0]["train/loss"]) == pytest.approx(
+        float(rows(train(make_settings()))[0]["train/loss"]), rel=0.02
+    )
+    again = train(
+        make_settings(precision="bf16-true", ckpt_path=str(half / "checkpoints/step=00000002.ckpt"))
+    )
+    assert_same_weights(load(whole, 4), load(again, 4))
+    unwrap_checkpoint(whole / "checkpoints" / "step=00000004.ckpt", None, tmp_path / "model")
+
+
 def test_half_precision_on_a_cpu_falls_back_and_says_so(make_settings, capsys):
     train(make_settings(max_steps=1, precision="16-mixed"))
     assert "precision 16-mixed needs a GPU; computing in float32" in capsys.readouterr().err
