@@ -1,4 +1,4 @@
-"""Two GPUs train what one does, under every strategy; a killed run goes on; what is written unwraps and plays.
+"""Two GPUs train what one does, whatever the strategy; a killed run goes on; the result unwraps and plays.
 
 python -m pytest -q tests/gpu/test_training_on_two_gpus.py
 """

@@ -94,12 +94,10 @@ def test_the_loss_is_that_of_the_global_batch_however_it_is_split(
     whole = losses(tmp_path, {**settings, "name": "whole", "batch_size": 8}, 1)
     assert len(whole) == 8
     assert len(set(whole)) == 8
-    other = losses(tmp_path, {**settings, "name": "other", "batch_size": 8, "seed": 7}, 1)
-    assert max(abs(a - b) for a, b in zip(whole[:1], other[:1], strict=True)) > 1e-3
     for name, split in {
         "ranks": ({"batch_size": 4}, 2),
-        "twice": ({"batch_size": 4, "accum_batches": 2, "val_every": 3}, 1),
-        "both": ({"batch_size": 2, "accum_batches": 2, "val_every": 3}, 2),
+        "twice": ({"batch_size": 4, "accum_batches": 2}, 1),
+        "both": ({"batch_size": 2, "accum_batches": 2}, 2),
         "sharded": ({"batch_size": 4, "strategy": "fsdp"}, 2),
     }.items():
         found = losses(tmp_path, {**settings, **split[0], "name": name}, split[1])
