@@ -281,5 +281,5 @@ def _interrupts(module: ModelTrainer, trainer: pl.Trainer) -> Iterator[None]:
     except BaseException:
         kill = getattr(trainer.strategy.launcher, "kill", None)
         if kill is not None and trainer.world_size > 1:
-            kill(signal.SIGTERM)  # or they would wait for this one
+            kill(signal.SIGKILL)  # or they would wait for this one
         raise

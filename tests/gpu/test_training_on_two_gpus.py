@@ -51,7 +51,9 @@ def flags(tmp_path: Path, tiny_diffusion_config: dict[str, Any], tiny_audio_fold
         "demo_cfg_scales": [2],
     }
     (tmp_path / "model.json").write_text(json.dumps(tiny_diffusion_config))
+    (tmp_path / "defaults.ini").write_text("[DEFAULTS]\ncompile = false\n")
     return {
+        "config-file": tmp_path / "defaults.ini",
         "model-config": tmp_path / "model.json",
         "dataset-config": tmp_path / "data.json",
         "val-dataset-config": tmp_path / "data.json",
@@ -99,12 +101,15 @@ def model_of(run: Path, target: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize("compiled", ["--no-compile", "--compile"])
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_train_what_one_does(flags: dict[str, Any], tmp_path: Path, strategy: str, compiled: str) -> None:
-    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1}, compiled)
+def test_two_train_what_one_does(
+    flags: dict[str, Any], tmp_path: Path, strategy: str, compiled: bool
+) -> None:
+    (tmp_path / "defaults.ini").write_text(f"[DEFAULTS]\ncompile = {compiled}\n")
+    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1})
     two_flags = {**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": strategy}
-    two = train(two_flags, compiled)
+    two = train(two_flags)
     assert losses(two) == pytest.approx(losses(one), rel=2e-3)
     assert len(losses(one)) == STEPS + 2
     first, second = model_of(one, tmp_path / "one"), model_of(two, tmp_path / "two")
@@ -119,7 +124,7 @@ def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], tmp_path: Path, st
     flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "max-steps": 200, "checkpoint-every": 10}
     name = {**flags, "name": "killed"}
     for number in (signal.SIGKILL, signal.SIGTERM):
-        process = begin(name, "--recover", "--no-compile")
+        process = begin(name, "--recover")
         before = len(list((tmp_path / "runs").glob("killed/*/checkpoints/*")))
         deadline = time.monotonic() + 200
         while len(list((tmp_path / "runs").glob("killed/*/checkpoints/step=*"))) < before + 2:
@@ -134,15 +139,15 @@ def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], tmp_path: Path, st
             errors = process.communicate(timeout=60)[1]
             assert process.returncode == 128 + number, errors
             assert "stopped by SIGTERM after step" in errors
-    resumed = train({**name, "max-steps": 200}, "--recover", "--no-compile")
-    whole = train({**flags, "name": "whole"}, "--no-compile")
+    resumed = train(name, "--recover")
+    whole = train({**flags, "name": "whole"})
     assert losses(resumed) == pytest.approx(losses(whole), rel=2e-2)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_two_trained_plays(flags: dict[str, Any], tmp_path: Path, strategy: str) -> None:
     flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "precision": "bf16-mixed"}
-    run = train({**flags, "name": "two"}, "--no-compile")
+    run = train({**flags, "name": "two"})
     model_of(run, tmp_path / "model")
     command = [
         "generate",
@@ -162,9 +167,8 @@ def test_what_two_trained_plays(flags: dict[str, Any], tmp_path: Path, strategy:
 def test_a_sharded_run_goes_on_with_ddp_on_one_gpu(flags: dict[str, Any]) -> None:
     two = train(
         {**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": "fsdp", "max-steps": 4},
-        "--no-compile",
     )
-    whole = train({**flags, "name": "whole", "batch-size": 8, "num-gpus": 1}, "--no-compile")
+    whole = train({**flags, "name": "whole", "batch-size": 8, "num-gpus": 1})
     ckpt = two / "checkpoints" / "step=00000004.ckpt"
-    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1, "ckpt-path": ckpt}, "--no-compile")
+    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1, "ckpt-path": ckpt})
     assert losses(one) == pytest.approx(losses(whole)[-len(losses(one)) :], rel=2e-3)
