@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +36,9 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
 
     The order of an epoch is drawn from ``(seed, epoch)``. Batch ``b`` of all ranks together is one slice of
     it, and each rank takes its part: with the same number of samples in all, a run sees the same data on
-    any number of GPUs. ``start_batch`` batches are skipped without being decoded, which is all a resumed
-    run needs.
+    any number of GPUs. An endless sampler goes from one epoch to the next within a batch, so that every track
+    has its turn and the order does not depend on the batch size: two batches of four are one of eight.
+    ``start_batch`` batches are skipped without being decoded, which is all a resumed run needs.
 
     Args:
         num_tracks: length of the index.
@@ -43,11 +47,13 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         seed: of the order.
         rank: which part of each batch to take.
         world_size: how many parts there are.
-        drop_last: leave out the tracks at the end of an epoch that do not fill a batch of all ranks.
-            Otherwise the last batch is shorter; with several ranks, which must stay in step, the first tracks
-            of the epoch fill up what is missing to give each rank equally many.
+        drop_last: leave out the tracks at the end of an epoch that do not fill a batch of all ranks, and
+            refuse a dataset that does not fill one. Otherwise the last batch is shorter; with several ranks,
+            which must stay in step, the first tracks of the epoch fill up what is missing to give each rank
+            equally many.
         start_batch: how many batches to skip, counted from the first of epoch 0.
-        infinite: go on with the next epoch; otherwise each iteration is one epoch, the next one each time.
+        infinite: go on with the next epoch, and leave nothing out; otherwise each iteration is one epoch, the
+            next one each time.
         order: the dataset's own order, of ``num_tracks`` samples an epoch.
 
     Raises:
@@ -89,24 +95,31 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         self.infinite = infinite
         self.order = order
         self.batches_per_epoch = num_tracks // together if drop_last else -(-num_tracks // together)
+        self.start_batch = start_batch
         self._next_epoch, self._skip = divmod(start_batch, self.batches_per_epoch)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        while True:
-            epoch, skip = self._next_epoch, self._skip
-            self._skip = 0
-            if not self.infinite:
-                self._next_epoch += 1
-            yield from self._epoch(epoch, skip)
-            if not self.infinite:
-                return
-            self._next_epoch = epoch + 1
+        if self.infinite:
+            yield from self._endless()
+            return
+        epoch, skip = self._next_epoch, self._skip
+        self._next_epoch, self._skip = epoch + 1, 0
+        yield from self._epoch(epoch, skip)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         if self.infinite:
             raise TypeError("an infinite loader has no length")
         return self.batches_per_epoch
+
+    def _endless(self) -> Iterator[list[SampleKey]]:
+        together = self.batch_size * self.world_size
+        epoch, skip = divmod(self.start_batch * together, self.num_tracks)
+        epochs = map(self._order, itertools.count(epoch))
+        keys = itertools.islice(itertools.chain.from_iterable(epochs), skip, None)
+        while True:
+            batch = list(itertools.islice(keys, together))
+            yield batch[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[list[SampleKey]]:
         order = iter(self._order(epoch))
@@ -161,6 +174,25 @@ class _Samples(Dataset[Any]):
 def _collate(samples: Sequence[Any]) -> Batch | _Failure:
     failure = next((sample for sample in samples if isinstance(sample, _Failure)), None)
     return failure or collate(samples)
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Let Ctrl-C, or a notice that Slurm sends to every process of a job, reach the parent alone.
+
+    It still needs batches, to end a step and save. A worker ends when the parent says so, or is gone.
+    """
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_on_the_parent_s_word, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_on_the_parent_s_word(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class AudioLoader(DataLoader[Any]):
@@ -338,6 +370,7 @@ def make_loader(
         collate_fn=_collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
     )

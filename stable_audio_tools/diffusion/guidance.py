@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -79,15 +81,21 @@ def negative_or_null(
     return torch.where(negative_mask.bool().unsqueeze(-1), negative, torch.zeros_like(negative))
 
 
-def drop_conditioning(cond: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
+def drop_conditioning(
+    cond: Tensor, probability: float, generator: torch.Generator | Sequence[torch.Generator] | None = None
+) -> Tensor:
     """Set the whole conditioning of a clip to zero with this probability, so that guidance has an
     unconditional side.
 
     The draw is made on the generator's own device (the CPU where there is none), one number per clip, so that
-    a seed means the same on every machine.
+    a seed means the same on every machine. With one generator per clip it does not depend on its neighbours.
     """
-    device = "cpu" if generator is None else generator.device
-    dropped = torch.rand(len(cond), generator=generator, device=device) < probability
+    if isinstance(generator, Sequence):
+        rows = [torch.rand((), generator=own, device=own.device) for own in generator]
+        dropped = torch.stack(rows) < probability
+    else:
+        device = "cpu" if generator is None else generator.device
+        dropped = torch.rand(len(cond), generator=generator, device=device) < probability
     return torch.where(
         send(dropped, cond.device).view(-1, *[1] * (cond.ndim - 1)), torch.zeros_like(cond), cond
     )

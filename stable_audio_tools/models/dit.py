@@ -6,6 +6,7 @@ Attribute names are those of the public checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class DiffusionTransformer(nn.Module):
         cfg_norm_threshold: float = 0.0,
         apg_scale: float = 0.0,
         mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         return_info: bool = False,
     ) -> Any:
         """The network's answer for noisy latents, with guidance where ``cfg_scale`` is not 1.
@@ -120,7 +121,8 @@ class DiffusionTransformer(nn.Module):
             cfg_norm_threshold: see :func:`~stable_audio_tools.diffusion.guidance.limit_norm`; 0 is no limit.
             apg_scale: see ``amount`` of :func:`~stable_audio_tools.diffusion.guidance.project_out`.
             mask: ``(B, L)``, true where there is audio. Not used here; the training loss uses it.
-            generator: for ``cfg_dropout_prob``; None is torch's global one.
+            generator: for ``cfg_dropout_prob``: one for the batch, one per clip, or None for torch's global
+                one.
             return_info: return ``(output, info)`` too, where ``info["uncond_output"]`` is the answer
                 without the conditioning if guidance acted.
 

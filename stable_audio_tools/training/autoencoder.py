@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.bottlenecks.base import draw_uniform
 from stable_audio_tools.models.bottlenecks.losses import weighted_losses
 from stable_audio_tools.models.discriminators import create_discriminator
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.model import AutoencoderModelConfig
 from stable_audio_tools.schema.training import AutoencoderTrainingConfig
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.module import Batch, Key, ModelTrainer
+from stable_audio_tools.training.module import Batch, ModelTrainer
 from stable_audio_tools.training.reconstruction import Metrics, ReconstructionLoss, loss_name, require_length
 
 
@@ -101,7 +103,7 @@ class AutoencoderTrainer(ModelTrainer):
         audio, _ = batch
         key = self.validation_key(batch_idx)
         with self.averaged() as model:
-            latents = model.encode(self.heard(audio), generator=seeds.generator("vae", *key))
+            latents = model.encode(self.heard(audio), generator=key.each("vae", len(audio)))
             made = model.decode(latents)
         made, audio = cut_alike(made, audio)
         losses = {f"val/{name}": value for name, value in self.reconstruction(made, audio).items()}
@@ -154,7 +156,7 @@ class AutoencoderTrainer(ModelTrainer):
         frozen = self.options.encoder_freeze_on_warmup and self.warmed_up
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             encoded: tuple[Tensor, dict[str, Tensor]] = self.autoencoder.encode(
-                self.heard(audio), return_info=True, generator=seeds.generator("vae", *key)
+                self.heard(audio), return_info=True, generator=key.each("vae", len(audio))
             )
         return encoded
 
@@ -167,8 +169,8 @@ class AutoencoderTrainer(ModelTrainer):
         ratio = self.options.latent_mask_ratio
         if not ratio:
             return latents
-        draws = torch.rand(latents.shape, generator=seeds.generator("latent mask", *key))
-        return latents.masked_fill((draws < ratio).to(latents.device), 0.0)
+        draws = draw_uniform(latents.detach().float(), key.each("latent mask", len(latents)))
+        return latents.masked_fill(draws < ratio, 0.0)
 
     def _descend(self, loss: Tensor, side: int) -> None:
         """Add the gradient of ``loss``; where the step is complete, let the optimizer of ``side`` step."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from stable_audio_tools.errors import CheckpointError
+from stable_audio_tools.errors import CheckpointError, TrainingError
 from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.checkpoints import LoadReport, checkpoint_kind
+from stable_audio_tools.models.checkpoints.zero import bare_weights, weights_file
 from stable_audio_tools.runtime.files import atomic_path, write_json
+from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.reader import read_json
 from stable_audio_tools.training.module import ModelTrainer
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
+ADAM_STATES = 2
+"""Most optimizers keep two numbers for each that is trained."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,13 +35,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write ``checkpoint`` to ``path``."""
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            TrainingError: the disk is full; nothing is left of the file, and those before it stay.
+        """
+        try:
+            with atomic_path(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises a RuntimeError without a number
+            needed = _size_of(checkpoint)
+            free = free_space(path)
+            if getattr(error, "errno", None) not in _FULL and free >= needed:
+                raise
+            raise TrainingError(
+                f"{path}: not written, the disk is full: a checkpoint takes {gigabytes(needed)},"
+                f" {gigabytes(free)} are free; those before it are untouched. Make room, or keep fewer with"
+                " --save-top-k, and go on with --recover"
+            ) from error
 
 
 class CheckpointKeeper(pl.Callback):
-    """Saves ``step=<n>.ckpt`` every so many steps, at the end and on SIGTERM; ``best.ckpt`` by validation.
+    """Saves ``step=<n>.ckpt`` every so many steps, at the end and when told; ``best.ckpt`` by validation.
+
+    A step may be saved while batches of the next are being accumulated: weights and optimizer are still those
+    of the step, and the position in the data is put back to it, so that these batches are taken again.
 
     A LoRA run also gets a PEFT folder of the same name, ``.adapter``, beside each checkpoint.
 
@@ -67,23 +91,28 @@ class CheckpointKeeper(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save where a step was completed and it is time."""
         module = _trainer(pl_module)
-        if module.micro_batch == 0 and (module.steps_done % self.every == 0 or trainer.received_sigterm):
+        if module.micro_batch == 0 and module.steps_done % self.every == 0:
             self._save_step(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last step, if it is not saved yet."""
+        self.save_now(trainer, pl_module)
+
+    def save_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last whole step, if it is not saved yet."""
         module = _trainer(pl_module)
-        if module.micro_batch == 0 and module.steps_done != self._saved_step:
+        if module.steps_done != self._saved_step:
             self._save_step(trainer, module)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save the step before a SIGTERM that came after the step's own look for one."""
-        module = _trainer(pl_module)
-        stopped_between_steps = isinstance(exception, SIGTERMException) and module.micro_batch == 0
-        if stopped_between_steps and module.steps_done != self._saved_step:
-            self._save_step(trainer, module)
+        """Put Lightning's count of batches back to the end of the step."""
+        over = _trainer(pl_module).micro_batch
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            for name in ("ready", "started", "processed", "completed"):
+                counts[name] -= over
 
     def offer_best(self, trainer: pl.Trainer, module: ModelTrainer, loss: float) -> None:
         """Save ``best.ckpt`` if ``loss`` is the lowest so far; ``best.json`` says whose it is."""
@@ -99,7 +128,7 @@ class CheckpointKeeper(pl.Callback):
         self._saved_step = module.steps_done
         if self.keep > 0 and trainer.is_global_zero:
             for old in step_checkpoints(self.folder)[: -self.keep]:
-                old.unlink()
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
                 shutil.rmtree(old.with_suffix(".adapter"), ignore_errors=True)
 
     def _write(self, trainer: pl.Trainer, module: ModelTrainer, path: Path) -> None:
@@ -115,10 +144,63 @@ def step_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def newest_checkpoint(runs: Path) -> Path | None:
-    """The checkpoint last written in any run folder of ``runs`` (``<save-dir>/<name>``), or None."""
-    newest = [steps[-1] for run in runs.glob("*/checkpoints") if (steps := step_checkpoints(run))]
-    return max(newest, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+def newest_first(runs: Path) -> list[Path]:
+    """The checkpoints in all run folders of ``runs`` (``<save-dir>/<name>``), the one last written first."""
+    found = [path for run in runs.glob("*/checkpoints") for path in step_checkpoints(run)]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def require_whole(path: Path) -> None:
+    """Compare every part of a checkpoint with its checksum, which takes one reading of the file.
+
+    Raises:
+        CheckpointError: it is cut short, or bits of it have changed.
+    """
+    if path.is_dir():  # of DeepSpeed, which writes the file "latest" at the end
+        if not (path / "latest").is_file():
+            raise CheckpointError(f"{path}: damaged: it was not written to its end")
+        path = weights_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+    if bad is not None:
+        raise CheckpointError(f"{path}: damaged: {bad} does not match its checksum")
+
+
+def free_space(path: str | Path) -> int:
+    """Bytes free where ``path`` is, or is going to be."""
+    there = Path(path).absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
+def gigabytes(count: int) -> str:
+    """``count`` bytes in words."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def warn_of_little_space(module: ModelTrainer, folder: Path) -> None:
+    """Say it where there is no room for two checkpoints of ``module`` in ``folder``."""
+    state = sum(value.nbytes for value in module.saved_state().values())
+    trained = sum(each.nbytes for each in module.parameters() if each.requires_grad)
+    needed, free = state + ADAM_STATES * trained, free_space(folder)
+    if free < 2 * needed:
+        warn(
+            f"{folder}: {gigabytes(free)} are free, and a checkpoint takes about {gigabytes(needed)};"
+            " make room for two at least, since the old one goes when the new one is there"
+        )
+
+
+def _size_of(value: Any) -> int:
+    """Bytes of the tensors in nested dicts and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_size_of, value.values()))
+    return sum(map(_size_of, value)) if isinstance(value, list | tuple) else 0
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -130,6 +212,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it cannot be read, or it is no training checkpoint.
     """
     path = Path(path)
+    in_folder = path.is_dir()
+    if in_folder:
+        path = weights_file(path)
     if not path.is_file():
         raise CheckpointError(f"--ckpt-path: {path}: no such file")
     try:
@@ -137,6 +222,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many kinds, all of which mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"--ckpt-path: {path}: not a readable checkpoint: {reason}") from error
+    if in_folder and isinstance(checkpoint, dict):  # the optimizer is in files beside it
+        checkpoint |= {"state_dict": bare_weights(checkpoint.pop("module", {})), "optimizer_states": []}
     if not isinstance(checkpoint, dict) or "optimizer_states" not in checkpoint:
         raise CheckpointError(
             f"--ckpt-path: {path}: expected a training checkpoint with optimizer states, found one without;"

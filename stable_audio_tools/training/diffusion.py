@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.data.latent_files import latent_mask
-from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import sample_timesteps
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
-from stable_audio_tools.runtime import seeds
 from stable_audio_tools.runtime.device import send
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.loss import BandedLoss, DiffusionLoss, diffusion_loss
-from stable_audio_tools.training.module import Batch, Key, ModelTrainer
+from stable_audio_tools.training.module import Batch, ModelTrainer
 
 
 class DiffusionTrainer(ModelTrainer):
@@ -72,9 +71,9 @@ class DiffusionTrainer(ModelTrainer):
         key = self.key()
         latents = self.encode(audio, key)
         timesteps = self._timesteps(latents, key)
-        noise = keyed_noise(latents.shape, "noise", *key, device=latents.device, dtype=latents.dtype)
+        noise = key.normal("noise", latents.shape, latents.device, latents.dtype)
         with self.keyed_dropout(key):
-            conditioning = self.conditioning(infos, latents, key) | self.guidance_dropout(key)
+            conditioning = self.conditioning(infos, latents, key) | self.guidance_dropout(key, len(latents))
             mask = None if self._ignores_padding(key) else self._mask(infos, latents)
             loss = self._loss(self.online_network, latents, noise, timesteps, conditioning, mask)
             total = self.total_loss(loss, latents, noise, timesteps, audio)
@@ -89,7 +88,7 @@ class DiffusionTrainer(ModelTrainer):
         audio, infos = batch
         key = self.validation_key(batch_idx)
         latents = self.encode(audio, key)
-        noise = keyed_noise(latents.shape, "noise", *key, device=latents.device, dtype=latents.dtype)
+        noise = key.normal("noise", latents.shape, latents.device, latents.dtype)
         conditioning = self.conditioning(infos, latents, key)
         mask = self._mask(infos, latents)
         losses = {}
@@ -103,7 +102,7 @@ class DiffusionTrainer(ModelTrainer):
         """The network's inputs besides ``x`` and ``t`` for a batch's metadata: none, unless overridden."""
         return {}
 
-    def guidance_dropout(self, key: Key) -> dict[str, Any]:
+    def guidance_dropout(self, key: Key, items: int) -> dict[str, Any]:
         """What makes the network leave out its conditioning now and then: nothing, unless overridden."""
         return {}
 
@@ -118,7 +117,7 @@ class DiffusionTrainer(ModelTrainer):
         pretransform = self.wrapped.pretransform
         if pretransform is None:
             return audio
-        draws = seeds.generator("vae", *key)
+        draws = key.each("vae", len(audio))
         latents: Tensor
         if self.options.pre_encoded:
             latents = pretransform.read_stored(audio, draws)
@@ -145,14 +144,18 @@ class DiffusionTrainer(ModelTrainer):
         return {"val/loss": sum(by_time.values()) / len(by_time)} | by_time if by_time else {}
 
     def _timesteps(self, latents: Tensor, key: Key) -> Tensor:
-        """Timesteps ``(B,)`` by the config's law, shifted by length where the model asks for it."""
-        timesteps = sample_timesteps(
+        """Timesteps ``(B,)`` by the config's law, shifted by length where the model asks for it.
+
+        They are drawn for the whole global batch, which a law may spread evenly, and these items take theirs.
+        """
+        drawn = sample_timesteps(
             self.options.timestep_sampler,
-            len(latents),
-            generator=seeds.generator("timesteps", *key),
-            device=latents.device,
+            key.global_items(len(latents)),
+            generator=key.whole("timesteps"),
             options=self.options.timestep_sampler_options,
         )
+        slots = key.slots(len(latents))
+        timesteps = send(drawn[slots.start : slots.stop], latents.device)
         shift = getattr(self.wrapped, "dist_shift", None)
         return timesteps if shift is None else shift.shift(timesteps, latents.shape[-1])
 
@@ -179,7 +182,7 @@ class DiffusionTrainer(ModelTrainer):
 
     def _ignores_padding(self, key: Key) -> bool:
         """Whether this is one of the steps that ``mask_padding_dropout`` trains without the mask."""
-        chance = torch.rand((), generator=seeds.generator("mask dropout", *key)).item()
+        chance = torch.rand((), generator=key.whole("mask dropout")).item()
         return chance < self.options.mask_padding_dropout
 
 
@@ -196,9 +199,9 @@ class DiffusionCondTrainer(DiffusionTrainer):
         """The network's conditioning inputs for the metadata of a batch."""
         return self.diffusion.get_conditioning_inputs(self.diffusion.conditioner(infos, self.device))
 
-    def guidance_dropout(self, key: Key) -> dict[str, Any]:
-        """How often a sample's conditioning is left out, and the generator that decides."""
+    def guidance_dropout(self, key: Key, items: int) -> dict[str, Any]:
+        """How often a sample's conditioning is left out, and the generators that decide."""
         return {
             "cfg_dropout_prob": self.options.cfg_dropout_prob,
-            "generator": seeds.generator("cfg dropout", *key),
+            "generator": key.each("cfg dropout", items),
         }

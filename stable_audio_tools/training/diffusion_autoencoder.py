@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from stable_audio_tools.diffusion.objectives import get_objective
 from stable_audio_tools.models.autoencoders.diffusion import DiffusionAutoencoder
 from stable_audio_tools.models.bottlenecks.losses import weighted_losses
-from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.losses import default_losses
 from stable_audio_tools.schema.model import DiffusionAutoencoderModelConfig
 from stable_audio_tools.schema.training import DiffusionAutoencoderTrainingConfig
 from stable_audio_tools.training.diffusion import DiffusionTrainer
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.loss import DiffusionLoss
-from stable_audio_tools.training.module import Batch, Key, ModelTrainer
+from stable_audio_tools.training.module import Batch, ModelTrainer
 from stable_audio_tools.training.reconstruction import loss_name, require_length
 from stable_audio_tools.training.spectral_losses import MultiResolutionSTFTLoss
 
@@ -81,7 +81,7 @@ class DiffusionAutoencoderTrainer(DiffusionTrainer):
 
     def conditioning(self, infos: Sequence[dict[str, Any]], latents: Tensor, key: Key) -> dict[str, Any]:
         """The latents of the frames ``latents``, decoded and stretched to them."""
-        draws = seeds.generator("bottleneck", *key)
+        draws = key.each("bottleneck", len(latents))
         codes, self._reported = self.diffae.encode(
             latents, return_info=True, generator=draws, skip_pretransform=True
         )

@@ -14,6 +14,8 @@ from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.base import nearest
+from stable_audio_tools.training.checkpoints import AtomicCheckpointIO
+from stable_audio_tools.training.precision import BFloat16Weights
 from stable_audio_tools.training.settings import TrainSettings
 
 
@@ -45,18 +47,23 @@ class Hardware:
 
     @property
     def writes_single_files(self) -> bool:
-        """Whether a checkpoint is one file, which our own writer writes; sharded strategies write folders."""
-        return not self.strategy.startswith(("fsdp", "deepspeed"))
+        """Whether a checkpoint is one file, which our own writer writes; DeepSpeed writes folders."""
+        return not self.strategy.startswith("deepspeed")
 
     def trainer_options(self) -> dict[str, Any]:
         """The arguments of Lightning's Trainer."""
-        return {
+        options: dict[str, Any] = {
             "accelerator": self.accelerator,
             "devices": self.devices,
             "num_nodes": self.num_nodes,
-            "precision": self.precision,
-            "strategy": self.strategy,
+            "strategy": _made_here(self.strategy),
+            "plugins": [AtomicCheckpointIO()] if self.writes_single_files else [],
         }
+        if self.precision == "bf16-true" and self.writes_single_files:
+            device = "cuda" if self.accelerator == "gpu" else self.accelerator
+            options["plugins"].append(BFloat16Weights(device))
+            return options
+        return {**options, "precision": self.precision}
 
     def describe(self) -> str:
         """In words, for the line at the start."""
@@ -90,12 +97,15 @@ def choose_hardware(settings: TrainSettings, idle_parameters: bool = False) -> H
     devices = max(1, settings.num_gpus) if device.type == "cuda" else 1
     strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, idle_parameters)
     _check_strategy(strategy, device)
+    if strategy == "fsdp":
+        _check_sharding(precision, settings.ema_on_cpu, idle_parameters)
     accelerator = "gpu" if device.type == "cuda" else device.type
     return Hardware(accelerator, devices, settings.num_nodes, precision, strategy)
 
 
 def _check_strategy(strategy: str, device: torch.device) -> None:
     known = ["auto", *StrategyRegistry.available_strategies()]
+    known.remove("fsdp_cpu_offload")
     if strategy not in known:
         guess = nearest(strategy, known)
         hint = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}"
@@ -104,6 +114,24 @@ def _check_strategy(strategy: str, device: torch.device) -> None:
         raise UsageError(f"--strategy {strategy}: pip install 'stable-audio-tools[deepspeed]'")
     if strategy.startswith(("deepspeed", "fsdp")) and device.type != "cuda":
         raise UsageError(f"--strategy {strategy}: shards a model over GPUs, but this run is on {device.type}")
+
+
+def _check_sharding(precision: str, ema_on_cpu: bool, idle_parameters: bool) -> None:
+    if idle_parameters:
+        raise UsageError("--strategy fsdp: neither adapters nor an adversary can be sharded; use ddp")
+    if precision == "16-mixed":
+        raise UsageError("--strategy fsdp: found --precision 16-mixed; expected bf16-mixed, bf16-true or 32")
+    if ema_on_cpu:
+        raise UsageError("--ema-on-cpu: with --strategy fsdp each GPU has only its piece of the average")
+
+
+def _made_here(strategy: str) -> Any:
+    """The strategy itself where it is not one of Lightning's."""
+    if strategy != "fsdp":
+        return strategy
+    from stable_audio_tools.training.sharding import ShardedStrategy  # it is of use on several GPUs only
+
+    return ShardedStrategy()
 
 
 def _default_strategy(processes: int, idle_parameters: bool) -> str:

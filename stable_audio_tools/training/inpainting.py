@@ -10,12 +10,12 @@ from torch import Tensor
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
-from stable_audio_tools.runtime import seeds
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.schema.conditioned import MASK_ID, MASKED_ID
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.schema.training import InpaintingConfig, InpaintMaskConfig
 from stable_audio_tools.training.diffusion import DiffusionCondTrainer
-from stable_audio_tools.training.module import Key
+from stable_audio_tools.training.draws import Key
 
 
 class DiffusionCondInpaintTrainer(DiffusionCondTrainer):
@@ -40,7 +40,8 @@ class DiffusionCondInpaintTrainer(DiffusionCondTrainer):
     def conditioning(self, infos: Sequence[dict[str, Any]], latents: Tensor, key: Key) -> dict[str, Any]:
         """The network's conditioning inputs, the mask and what it leaves of the latents among them."""
         lengths = self.padding(infos, latents).sum(dim=1).long().tolist()
-        mask = random_masks(lengths, latents.shape[-1], self.masks, *key).to(latents)
+        draws = key.each("inpaint mask", len(lengths))
+        mask = send(random_masks(lengths, latents.shape[-1], self.masks, draws), latents.device).to(latents)
         tensors = self.diffusion.conditioner(infos, self.device)
         return self.diffusion.get_conditioning_inputs(
             {**tensors, MASK_ID: [mask, None], MASKED_ID: [latents * mask, None]}
@@ -48,7 +49,7 @@ class DiffusionCondInpaintTrainer(DiffusionCondTrainer):
 
 
 def random_masks(
-    lengths: Sequence[int], length: int, config: InpaintMaskConfig, *key: int | float | str
+    lengths: Sequence[int], length: int, config: InpaintMaskConfig, draws: Sequence[torch.Generator]
 ) -> Tensor:
     """Masks ``(B, 1, length)`` to train on: 0 is to be regenerated, 1 is given.
 
@@ -60,11 +61,10 @@ def random_masks(
         lengths: of the real part of each item, in frames; the padding is behind it.
         length: of the items, in frames.
         config: the odds of the kinds.
-        key: what the draws of the batch are keyed by; each item has draws of its own.
+        draws: a generator for each item.
     """
-    draws = [seeds.generator("inpaint mask", *key, item) for item in range(len(lengths))]
     return torch.stack(
-        [_random_mask(real, length, config, draw) for real, draw in zip(lengths, draws, strict=True)]
+        [_random_mask(real, length, config, own) for real, own in zip(lengths, draws, strict=True)]
     )
 
 

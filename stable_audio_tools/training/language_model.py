@@ -11,11 +11,11 @@ from stable_audio_tools.data.latent_files import latent_mask
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.language_model.loss import cross_entropy
 from stable_audio_tools.models.language_model.wrapper import AudioLanguageModelWrapper
-from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.model import LanguageModelModelConfig
 from stable_audio_tools.schema.training import LanguageModelTrainingConfig
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.module import Batch, Key, ModelTrainer
+from stable_audio_tools.training.module import Batch, ModelTrainer
 
 AVERAGE_BETA = 0.999
 """The public average follows every tenth step with 0.99: the same memory."""
@@ -100,7 +100,7 @@ class LanguageModelTrainer(ModelTrainer):
         codes = self.tokenize(audio)
         tensors = None if model.conditioner is None else model.conditioner(infos, self.device)
         output = model.compute_logits(
-            codes, tensors, cfg_dropout_prob=dropout, generator=seeds.generator("cfg dropout", *key)
+            codes, tensors, cfg_dropout_prob=dropout, generator=key.each("cfg dropout", len(infos))
         )
         mask = output.mask
         if all("padding_mask" in info for info in infos):

@@ -15,12 +15,12 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.runtime.compiling import eager
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import build_optimizer, build_scheduler, optimizer_pair
 from stable_audio_tools.training.watch import LossWatch
 
 Batch: TypeAlias = "tuple[Tensor, Sequence[dict[str, Any]]]"
-Key: TypeAlias = "tuple[int | str, ...]"
 
 NOT_AVERAGED = ("pretransform", "conditioner")
 """Parts of a model that are exported as trained: frozen as a rule, and large."""
@@ -29,9 +29,10 @@ NOT_AVERAGED = ("pretransform", "conditioner")
 class ModelTrainer(pl.LightningModule, ABC):
     """Trains a model on batches ``(audio (B, C, T), infos)``.
 
-    Every draw of a batch (crop aside, which the loader keys) comes from ``(seed, step, micro-batch, rank)``,
-    that of layers too, for which the global generator is set aside during the forward pass. A run that goes
-    on from a checkpoint therefore draws what the unbroken run would have drawn.
+    Every draw for an item of a batch (crop aside, which the loader keys) comes from ``(seed, step, slot)``,
+    see :class:`Key`; what layers draw for a whole batch from its first slot, for which the global generator
+    is set aside during the forward pass. A run that goes on from a checkpoint therefore draws what the
+    unbroken run would have drawn, and one on more GPUs, at the same global batch, what one GPU would have.
 
     A subclass names the attribute that holds the model, which is the public prefix of its keys, and the
     entry of ``optimizer_configs`` that trains it.
@@ -177,11 +178,22 @@ class ModelTrainer(pl.LightningModule, ABC):
 
     def key(self) -> Key:
         """What the draws of the present batch are keyed by."""
-        return (self.seed, self.steps_done, self.micro_batch, self.global_rank)
+        return Key(
+            self.seed,
+            self.steps_done,
+            self.micro_batch,
+            self.global_rank,
+            self._world_size,
+            self.accum_batches,
+        )
 
     def validation_key(self, batch_idx: int) -> Key:
         """What the draws of a validation batch are keyed by: the same in every validation."""
-        return (self.seed, "validation", batch_idx, self.global_rank)
+        return Key(self.seed, f"validation {batch_idx}", 0, self.global_rank, self._world_size)
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
 
     def count(self) -> None:
         """A batch is done: one more, and where it completes a step that too."""
@@ -237,7 +249,7 @@ class ModelTrainer(pl.LightningModule, ABC):
         """Add the config, the position in the data and the facts of the run; leave out the base of a LoRA."""
         self.watch.settle()
         checkpoint["model_config"] = self.config.model_dump(mode="json")
-        checkpoint["position"] = {"steps": self.steps_done, "batches": self.batches_done}
+        checkpoint["position"] = {"steps": self.steps_done, "batches": self.batches_done - self.micro_batch}
         checkpoint.update(self.run_facts)
         if self.lora:
             checkpoint["state_dict"] = self.saved_state()
@@ -268,9 +280,12 @@ class ModelTrainer(pl.LightningModule, ABC):
         """Key what layers draw from the global generator, and which adapters sit this step out."""
         devices = [self.device] if self.device.type == "cuda" else []
         chance = self._adapter_dropout
-        adapters = dropped_adapters(self.wrapped, chance, "module dropout", *key) if chance else nullcontext()
+        # adapters sit out a whole step, on every rank
+        step = ("module dropout", key.seed, key.step)
+        adapters = dropped_adapters(self.wrapped, chance, *step) if chance else nullcontext()
         with torch.random.fork_rng(devices=devices), adapters:
-            torch.manual_seed(seeds.derive_seed("layer dropout", *key))
+            first = key.slots(1).start
+            torch.manual_seed(seeds.derive_seed("layer dropout", key.seed, key.step, first))
             yield
 
     def require_finite(

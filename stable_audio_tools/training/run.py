@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import cast
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stable_audio_tools.data.dataset import AudioLoader, KeyedBatchSampler, create_dataloader_from_config
 from stable_audio_tools.data.index import TrackIndex
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import ConfigError, UsageError
 from stable_audio_tools.models.checkpoints import LoadReport
 from stable_audio_tools.runtime.files import sha256_file
 from stable_audio_tools.runtime.manifest import installed_versions
@@ -25,9 +24,9 @@ from stable_audio_tools.schema.model import DiffusionCondModelConfig, ModelConfi
 from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
 from stable_audio_tools.training.callbacks import BadBatchReport, MetricsLog, StepProgress
 from stable_audio_tools.training.checkpoints import (
-    AtomicCheckpointIO,
     CheckpointKeeper,
     require_same_weights,
+    warn_of_little_space,
 )
 from stable_audio_tools.training.demos import create_demos
 from stable_audio_tools.training.factory import create_training_wrapper_from_config, trains_by_turns
@@ -35,6 +34,7 @@ from stable_audio_tools.training.hardware import Hardware, choose_hardware
 from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.sharding import MODEL_TYPES
 from stable_audio_tools.training.song_describer import SongDescriberScores
 from stable_audio_tools.training.speed import make_fast
 from stable_audio_tools.training.start import (
@@ -43,6 +43,7 @@ from stable_audio_tools.training.start import (
     require_same_form,
     write_load_reports,
 )
+from stable_audio_tools.training.stopping import StopOnSignal, Stopped
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
 
@@ -58,13 +59,15 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
 
     Raises:
         StableAudioError: a config, a checkpoint, a file or a flag is wrong, or a loss is not finite.
-        SystemExit: SIGTERM ended the run, with code 143; the last step is saved, unless batches of the next
-            were already accumulated.
-        KeyboardInterrupt: Ctrl-C did; steps since the last checkpoint are lost.
+        SystemExit: SIGTERM, SIGUSR1 or SIGUSR2 ended the run, with 128 and its number as the code; the last
+            whole step is saved.
+        KeyboardInterrupt: Ctrl-C did, and the step is saved; a second one does not wait for that.
     """
     check_logger(settings.logger)
     model_config = _read_model_config(settings.model_config, lora)
     hardware = choose_hardware(settings, lora or trains_by_turns(model_config))
+    if hardware.strategy == "fsdp" and model_config.model_type not in MODEL_TYPES:
+        raise UsageError(f"--strategy fsdp: cannot shard a {model_config.model_type!r} model; use ddp")
     dataset_config = read_dataset_config(settings.dataset_config)
     require_same_form(model_config, dataset_config, settings.dataset_config)
     resume = find_resume(settings)
@@ -83,7 +86,8 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         accum_batches=settings.accum_batches,
         gradient_clip_val=settings.gradient_clip_val,
         lora=lora,
-        ema_on_cpu=settings.ema_on_cpu,
+        # DeepSpeed would turn the average to half precision, in which it stands still
+        ema_on_cpu=settings.ema_on_cpu or hardware.strategy.startswith("deepspeed"),
     )
     make_fast(module, settings, hardware)
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}
@@ -97,6 +101,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         "data": data,
         "versions": installed_versions(),
     }
+    warn_of_little_space(module, Path(settings.save_dir))
     folder = make_run_folder(settings, hardware, resume, model_config, dataset_config, index)
     if hardware.rank == 0:
         write_load_reports(folder, reports)
@@ -106,7 +111,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     if resume is not None:
         resume.warn_of_changes({"seed": settings.seed, **data})
         say(f"continuing from step {resume.step} of {resume.path}")
-    with _quiet(), _interrupts(module):
+    with _quiet(), _interrupts(module, trainer):
         trainer.fit(module, loader, val_loader, ckpt_path=str(resume.path) if resume else None)
     say(f"trained to step {module.steps_done}; checkpoints are in {folder / 'checkpoints'}")
     return folder
@@ -204,7 +209,7 @@ def _trainer(
     keeper = CheckpointKeeper(folder / "checkpoints", settings.checkpoint_every, settings.save_top_k, base)
     metrics = MetricsLog(settings.log_every, keeper)
     progress = StepProgress(metrics, settings.max_steps)
-    callbacks: list[pl.Callback] = [metrics, progress, keeper, BadBatchReport(folder)]
+    callbacks: list[pl.Callback] = [metrics, progress, keeper, BadBatchReport(folder), StopOnSignal(keeper)]
     if module.options.demo is not None:
         callbacks.append(create_demos(module, folder, settings.seed))
     scores = getattr(module.options, "song_describer_eval", None)
@@ -212,9 +217,8 @@ def _trainer(
         callbacks.append(SongDescriberScores(scores, folder, settings.seed))
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
     kept_rows = resume.step if resume is not None and resume.run_folder else None
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **hardware.trainer_options(),
-        plugins=[AtomicCheckpointIO()] if hardware.writes_single_files else None,
         max_steps=settings.max_steps,
         max_epochs=-1,
         # a trainer of two optimizers accumulates and clips itself
@@ -231,6 +235,10 @@ def _trainer(
         enable_model_summary=False,
         default_root_dir=str(folder),
     )
+    if hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"):
+        # ranks agree by StopOnSignal, and do not have to wait for the GPU in each batch to do it
+        setattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", lambda: None)  # noqa: B010
+    return trainer
 
 
 def _announce(module: ModelTrainer, index: TrackIndex, hardware: Hardware, folder: Path) -> None:
@@ -261,14 +269,24 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts(module: ModelTrainer) -> Iterator[None]:
-    """What Lightning makes of signals, as everyone else knows it: it ends with 1 on Ctrl-C, 0 on SIGTERM."""
+def _interrupts(module: ModelTrainer, trainer: pl.Trainer) -> Iterator[None]:
+    """The end of a run as everyone else knows it: Lightning's ends with 1 on Ctrl-C.
+
+    Of several ranks the first tells how it ended: one that this process started must not seem to have failed.
+    """
     try:
         yield
-    except SIGTERMException:
-        say(f"stopped by SIGTERM in step {module.steps_done + 1}; the same command with --recover goes on")
-        raise SystemExit(128 + signal.SIGTERM) from None
+    except Stopped as stop:
+        say(f"{stop} after step {module.steps_done}, which is saved; the same command with --recover goes on")
+        if stop.number == signal.SIGINT and trainer.global_rank == 0:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + stop.number if trainer.global_rank == 0 else 0) from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
+        raise
+    except BaseException:
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None and trainer.world_size > 1:
+            kill(signal.SIGKILL)  # or they would wait for this one
         raise

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.data.index import TrackIndex
+from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.manifest import write_manifest
 from stable_audio_tools.runtime.progress import say, warn
 from stable_audio_tools.schema.dataset import DatasetConfig
 from stable_audio_tools.schema.model import ModelConfig
-from stable_audio_tools.training.checkpoints import newest_checkpoint, read_record
+from stable_audio_tools.training.checkpoints import newest_first, read_record, require_whole
 from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
 
@@ -58,19 +60,32 @@ class Resume:
 def find_resume(settings: TrainSettings) -> Resume | None:
     """The checkpoint to continue from, as ``--ckpt-path`` or ``--recover`` ask for.
 
+    Where the newest one is damaged, ``--recover`` takes the one before and says so; the damaged file gets
+    ``.damaged`` behind its name.
+
     Raises:
-        CheckpointError: there is no such file, or it is no training checkpoint.
+        CheckpointError: there is no such file, it is no training checkpoint, or all of them are damaged.
     """
     if settings.ckpt_path:
         return Resume(Path(settings.ckpt_path), read_record(settings.ckpt_path), None)
     if not settings.recover:
         return None
     runs = Path(settings.save_dir) / settings.name
-    path = newest_checkpoint(runs)
-    if path is None:
-        say(f"--recover: no checkpoint under {runs} yet, so this is a new run")
-        return None
-    return Resume(path, read_record(path), path.parents[1])
+    found = newest_first(runs)
+    for path in found:
+        try:
+            require_whole(path)
+            return Resume(path, read_record(path), path.parents[1])
+        except CheckpointError as error:
+            warn(f"{error}; --recover goes on from the one before")
+            with suppress(FileNotFoundError):  # another rank was first
+                path.rename(path.with_name(path.name + ".damaged"))
+    if found:
+        raise CheckpointError(
+            f"--recover: {runs}: all {len(found)} checkpoints are damaged; use another --name"
+        )
+    say(f"--recover: no checkpoint under {runs} yet, so this is a new run")
+    return None
 
 
 def make_run_folder(

@@ -15,7 +15,7 @@ from stable_audio_tools.schema.base import nearest
 
 DEFAULTS_FILE = "defaults.ini"
 LOGGERS = ("csv", "tensorboard", "wandb", "comet", "none")
-PRECISIONS = ("16-mixed", "bf16-mixed", "32-true")
+PRECISIONS = ("16-mixed", "bf16-mixed", "bf16-true", "32-true")
 CHECKPOINTING = ("none", "half", "full")
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}
 _WEIGHT_NORM_MOMENTS = ("pre_load", "post_load")

@@ -11,6 +11,7 @@ import torch
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.training.callbacks import StepCallback
 from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.sharding import whole_networks
 
 
 class SideJob(StepCallback, ABC):
@@ -27,8 +28,13 @@ class SideJob(StepCallback, ABC):
 
     def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Do the work where it is time."""
-        if step % self.every or not trainer.is_global_zero:
+        if step % self.every:
             return
+        with whole_networks(trainer):
+            if trainer.is_global_zero:
+                self._run(trainer, module, step)
+
+    def _run(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         devices = [module.device] if module.device.type == "cuda" else []
         try:
             with (

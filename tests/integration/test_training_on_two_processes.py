@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
-# A file and not -c: Lightning starts the second process by running the same command line again.
+# A file and not -c: Lightning starts the second process by running the same command line again. torchrun
+# starts both, and they train one run after the other.
 SCRIPT = """
 import json, sys
 from stable_audio_tools.training import diffusion, run
@@ -21,7 +23,7 @@ from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
 
 def spread(settings, lora=False):
-    return Hardware("cpu", 2, 1, "32-true", "ddp")
+    return Hardware("cpu", 2, 1, "32-true", settings.strategy or "ddp")
 
 def watch(self, latents, key, draw=diffusion.DiffusionCondTrainer._timesteps):
     timesteps = draw(self, latents, key)
@@ -30,9 +32,11 @@ def watch(self, latents, key, draw=diffusion.DiffusionCondTrainer._timesteps):
     return timesteps
 
 if __name__ == "__main__":
-    run.choose_hardware = spread
+    if sys.argv[2] == "2":
+        run.choose_hardware = spread
     diffusion.DiffusionCondTrainer._timesteps = watch
-    run.train(TrainSettings(**json.loads(sys.argv[1])))
+    for values in json.loads(sys.argv[1]):
+        run.train(TrainSettings(**values))
 """
 
 
@@ -61,11 +65,18 @@ def settings(
     }
 
 
-def start(folder: Path, settings: dict[str, Any]) -> None:
-    """Run the script to its end; each rank leaves its timesteps in ``rank-<n>.jsonl``."""
+def start(folder: Path, runs: list[dict[str, Any]], processes: int, by_lightning: bool = False) -> None:
+    """Train the ``runs``, one after the other; each rank leaves its timesteps in ``rank-<n>.jsonl``."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "TORCHELASTIC"))}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [sys.executable, "script.py", json.dumps(settings)],
+        [
+            sys.executable,
+            *([] if by_lightning or processes == 1 else torchrun),
+            "script.py",
+            json.dumps(runs),
+            str(processes),
+        ],
         cwd=folder,
         env={**clean, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -75,12 +86,73 @@ def start(folder: Path, settings: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def losses(folder: Path, runs: list[dict[str, Any]], processes: int) -> list[list[float]]:
+    """The loss of every step of each run, and of its validation."""
+    start(folder, runs, processes)
+    found = []
+    for settings in runs:
+        (table,) = (folder / "runs" / settings["name"]).glob("*/metrics.csv")
+        with table.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        found.append([float(row[name]) for name in ("train/loss", "val/loss") for row in rows if row[name]])
+    return found
+
+
+def test_the_loss_is_that_of_the_global_batch_however_it_is_split(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """8 on one; twice 4 on one; 4 on each of two; twice 2 on each of two; 4 on each of two, sharded."""
+    settings |= {"max_steps": 6, "log_every": 1, "val_every": 3, "checkpoint_every": 3}
+    one = [{"batch_size": 8}, {"batch_size": 4, "accum_batches": 2}, {"batch_size": 8, "seed": 7}]
+    two = [
+        {"batch_size": 4},
+        {"batch_size": 2, "accum_batches": 2},
+        {"batch_size": 4, "strategy": "fsdp", "gradient_clip_val": 1e9},
+    ]
+    whole, twice, other = losses(tmp_path, named(settings, one, "one"), 1)
+    assert len(set(whole)) == len(whole) == 8
+    assert max(abs(a - b) for a, b in zip(whole, other, strict=True)) > 1e-3, "it tells runs apart"
+    split = losses(tmp_path, named(settings, two, "two"), 2)
+    for found in (twice, *split):
+        assert found[:6] == pytest.approx(whole[:6], abs=1e-5)
+    for found in (split[0], split[2]):  # the others have smaller batches to validate on
+        assert found[6:] == pytest.approx(whole[6:], abs=1e-5)
+    files = [
+        next(tmp_path.glob(f"runs/{name}/*/checkpoints/step=00000006.ckpt")) for name in ("one-0", "two-2")
+    ]
+    first, second = (torch.load(file, weights_only=True) for file in files)
+    for kind in ("state_dict", "optimizer_states"):
+        (one_leaves, one_tree), (two_leaves, two_tree) = (
+            tree_flatten({**each, "state_dict": dict(each["state_dict"])}[kind]) for each in (first, second)
+        )
+        assert one_tree == two_tree, "a sharded run writes what any other writes"
+        for mine, theirs in zip(one_leaves, two_leaves, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
+def test_a_sharded_run_goes_on_with_any_strategy(tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings |= {"batch_size": 4, "checkpoint_every": 2, "log_every": 1, "val_every": 100}
+    runs = named(settings, [{"strategy": "fsdp"}, {"strategy": "fsdp", "max_steps": 2}], "run")
+    runs += [{**runs[1], "max_steps": 4, "recover": True}]
+    whole = losses(tmp_path, runs, 2)[0]
+    tables = [next(tmp_path.glob(f"runs/run-{number}/*/metrics.csv")) for number in (0, 1)]
+    assert tables[0].read_text() == tables[1].read_text()
+    assert len(whole) == 4
+    ckpt = next(tmp_path.glob("runs/run-1/*/checkpoints/step=00000002.ckpt"))
+    (alone,) = losses(tmp_path, [{**settings, "name": "alone", "batch_size": 8, "ckpt_path": str(ckpt)}], 1)
+    assert alone == pytest.approx(whole[2:], abs=1e-5)
+
+
+def named(settings: dict[str, Any], changes: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [{**settings, **each, "name": f"{name}-{number}"} for number, each in enumerate(changes)]
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "step=00000004.ckpt", weights_only=True)["state_dict"]
 
 
 def test_two_ranks_share_a_run_and_resume_exactly(tmp_path: Path, settings: dict[str, Any]) -> None:
-    start(tmp_path, {**settings, "name": "whole"})
+    start(tmp_path, [{**settings, "name": "whole"}], 2, by_lightning=True)
     (whole,) = (tmp_path / "runs" / "whole").iterdir()
     lines = [(tmp_path / f"rank-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
     first, second = ([json.loads(line) for line in rank] for rank in lines)
@@ -93,8 +165,8 @@ def test_two_ranks_share_a_run_and_resume_exactly(tmp_path: Path, settings: dict
     assert [row["step"] for row in rows] == ["2", "4"]
     assert float(rows[-1]["val/loss"]) > 0
 
-    start(tmp_path, {**settings, "name": "halves", "max_steps": 2})
-    start(tmp_path, {**settings, "name": "halves", "recover": True})
-    (halves,) = (tmp_path / "runs" / "halves").iterdir()
-    unbroken, resumed = weights(whole), weights(halves)
+    halves = {**settings, "name": "halves"}
+    start(tmp_path, [{**halves, "max_steps": 2}, {**halves, "recover": True}], 2)
+    (again,) = (tmp_path / "runs" / "halves").iterdir()
+    unbroken, resumed = weights(whole), weights(again)
     assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)

@@ -100,3 +100,128 @@ def test_killed_and_resumed_equals_unbroken(
     assert all(torch.equal(first[i][name], second[i][name]) for i in first for name in first[i])
     assert unbroken["lr_schedulers"] == resumed["lr_schedulers"]
     assert unbroken["position"] == resumed["position"] == {"steps": STEPS, "batches": STEPS * accum_batches}
+
+
+KILLS = 20
+LAST = 100
+KILLER = """
+import io, json, os, random, signal, sys, time
+import torch
+from stable_audio_tools.training import diffusion
+from stable_audio_tools.training.run import train
+from stable_audio_tools.training.settings import TrainSettings
+
+settings = json.loads(sys.argv[1])
+kills = int(sys.argv[2])
+draws = random.Random(2026)
+save = torch.save
+
+def child(words, slow_write):
+    os.setsid()
+    written = 0
+
+    def half_way(value, path, *rest):
+        # the same bytes in two pieces, with a word to the parent in between
+        nonlocal written
+        written += 1
+        buffer = io.BytesIO()
+        save(value, buffer)
+        with open(path, "wb") as stream:
+            stream.write(buffer.getvalue()[: buffer.tell() // 2])
+            stream.flush()
+            os.write(words, b"w")
+            if written == slow_write:
+                time.sleep(60)
+            stream.write(buffer.getvalue()[buffer.tell() // 2 :])
+
+    torch.save = half_way
+    diffusion.DiffusionCondTrainer.on_train_batch_end = lambda *_: os.write(words, b"s") and None
+    train(TrainSettings(**settings))
+
+def wait_for(stream, word, count):
+    while count:
+        found = stream.read(1)
+        assert found, "the run ended before it could be killed"
+        count -= found == word
+
+def attempt(kind):
+    # Start the run, kill it at a moment of the kind, and say how it ended.
+    first, last = os.pipe()
+    slow_write = draws.randint(1, 2) if kind == "writing" else 0
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.close(first)
+        try:
+            child(last, slow_write)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(last)
+    with os.fdopen(first, "rb", buffering=0) as stream:
+        if kind == "writing":
+            wait_for(stream, b"w", slow_write)
+        elif kind == "starting":
+            time.sleep(draws.uniform(0, attempt.start))
+        elif kind == "training":
+            wait_for(stream, b"s", 1)
+            attempt.start = time.monotonic() - started
+            wait_for(stream, b"s", draws.randint(0, 5))
+            time.sleep(draws.uniform(0, 0.05))
+        else:
+            while stream.read(4096):
+                pass
+        if kind != "whole":
+            os.killpg(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+kinds = ["training"] + draws.choices(["training", "writing", "starting"], [9, 7, 3], k=kills - 1)
+for kind in [*kinds, "whole"]:
+    print(kind, attempt(kind), flush=True)
+settings["name"], settings["recover"] = "unbroken", False
+print("whole", attempt("whole"), flush=True)
+"""
+
+
+def test_killed_at_twenty_moments_it_goes_on_each_time(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """While it starts, trains or writes a checkpoint. One process imports once and forks each attempt."""
+    settings |= {"num_workers": 0, "checkpoint_every": 2, "save_top_k": 3, "max_steps": LAST, "log_every": 1}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLER,
+            json.dumps({**settings, "name": "killed", "recover": True}),
+            str(KILLS),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    ends = [line.split() for line in done.stdout.splitlines()]
+    assert [end for _, end in ends] == ["-9"] * KILLS + ["0", "0"], done.stderr
+    assert {kind for kind, _ in ends} == {"starting", "training", "writing", "whole"}
+    (killed,), (unbroken,) = (list((tmp_path / "runs" / name).iterdir()) for name in ("killed", "unbroken"))
+    assert "damaged" not in done.stderr
+    assert done.stderr.count("continuing from step") >= KILLS // 2
+    kept = [f"step={step:08d}.ckpt" for step in (LAST - 4, LAST - 2, LAST)]
+    assert sorted(os.listdir(killed / "checkpoints")) == kept, "what a killed writer left is cleared away"
+    first, second = (
+        torch.load(run / "checkpoints" / kept[-1], weights_only=True) for run in (killed, unbroken)
+    )
+    assert_same(first, second, "optimizer_states", "state_dict", "lr_schedulers", "position")
+    assert (killed / "metrics.csv").read_text() == (unbroken / "metrics.csv").read_text()
+
+
+def assert_same(first: dict[str, Any], second: dict[str, Any], *names: str) -> None:
+    """Bit for bit."""
+    leaves = [
+        torch.utils._pytree.tree_leaves({name: each[name] for name in names}) for each in (first, second)
+    ]
+    assert len(leaves[0]) == len(leaves[1]) > 100
+    for one, other in zip(*leaves, strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other

@@ -113,7 +113,11 @@ def _draw(sample: Callable[..., Tensor], like: Tensor, generator: Generators) ->
         raise UsageError(
             f"{len(generator)} generators were given for a batch of {len(like)}; give one per item"
         )
-    return torch.stack([_draw(sample, item, each) for item, each in zip(like, generator, strict=True)])
+    where = generator[0].device if len(generator) else "cpu"
+    drawn = torch.empty(like.shape, device=where)  # one tensor, so that a GPU gets it in one piece
+    for item, each in zip(drawn, generator, strict=True):
+        sample(item.shape, generator=each, out=item)
+    return send(drawn, like.device).to(like.dtype)
 
 
 def augment_with_noise(latents: Tensor, channels: int, generator: Generators = None) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models.checkpoints.kinds import Kind, State, checkpoint_kind
+from stable_audio_tools.models.checkpoints.zero import WEIGHTS, bare_weights, weights_file
 from stable_audio_tools.runtime.files import atomic_path, sha256_file
 
 
@@ -34,10 +35,14 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of any kind onto the CPU, without running code from it.
 
+    A folder that DeepSpeed wrote is read like a file; see :mod:`~stable_audio_tools.models.checkpoints.zero`.
+
     Raises:
         CheckpointError: the file is missing, damaged, or holds no state dict.
     """
     path = Path(path)
+    if path.is_dir():
+        path = weights_file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
@@ -88,6 +93,8 @@ def model_sha256(path: str | Path) -> str:
     It is computed once per process, until the file's size or time of change differs.
     """
     path = Path(path)
+    if path.is_dir():
+        path = weights_file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     status = path.stat()
@@ -111,6 +118,8 @@ def _read_pickled(path: Path) -> tuple[State, dict[str, Any] | None]:
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}")
     state = content.get("state_dict", content)
+    if path.name == WEIGHTS and isinstance(content.get("module"), Mapping):
+        state = bare_weights(content["module"])
     if not isinstance(state, Mapping):
         raise ValueError(f"its state_dict is a {type(state).__name__}")
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}

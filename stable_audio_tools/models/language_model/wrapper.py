@@ -84,7 +84,7 @@ class AudioLanguageModelWrapper(nn.Module):
         codes: Tensor,
         condition_tensors: Conditions | None = None,
         cfg_dropout_prob: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> LMOutput:
         """Logits of all ``codes (B, Q, T)`` given those before them, for training.
 
@@ -92,7 +92,7 @@ class AudioLanguageModelWrapper(nn.Module):
             condition_tensors: conditioning by id.
             cfg_dropout_prob: chance that a clip loses its conditioning, so that guidance has an unconditional
                 side; drawn apart for the tokens attended to, the prepended ones and the global vector.
-            generator: of these draws; None is torch's global one.
+            generator: of these draws: one for the batch, one per clip, or None for torch's global one.
         """
         inputs = self.get_conditioning_inputs(condition_tensors or {})
         if cfg_dropout_prob > 0:

@@ -96,9 +96,10 @@ def _copy(batch: Any) -> Any:
 
 
 def test_each_iteration_of_a_finite_loader_is_the_next_epoch(config: dict[str, Any]) -> None:
-    loader, endless = _loader(config), _loader(config, infinite=True)
-    _assert_same([*loader, *loader], list(itertools.islice(endless, 6)))
-    assert len(loader) == 3
+    loader, endless = _loader(config, batch_size=7), _loader(config, batch_size=7, infinite=True)
+    _assert_same([*loader, *loader], list(itertools.islice(endless, 2)))
+    assert len(loader) == 1
+    assert len(_loader(config)) == 3
     with pytest.raises(TypeError, match="infinite"):
         len(endless)
 
@@ -115,6 +116,16 @@ def test_ranks_share_each_batch_and_the_number_of_them_does_not_matter() -> None
             for rank in range(world_size)
         ]
         assert [[*itertools.chain(*parts)] for parts in zip(*ranks, strict=True)] == alone
+
+
+def test_an_endless_order_does_not_depend_on_the_batch_size_and_leaves_nothing_out() -> None:
+    alone = [key for batch in _keys(13, 1, 39, infinite=True) for key in batch]
+    for start in range(3):
+        assert sorted(key.index for key in alone[start * 13 : (start + 1) * 13]) == list(range(13))
+    for size in (2, 5, 8):
+        batches = _keys(13, size, 4, infinite=True)
+        assert [key for batch in batches for key in batch] == alone[: 4 * size]
+        assert _keys(13, size, 2, infinite=True, start_batch=2) == batches[2:]
 
 
 def test_an_epoch_holds_each_track_once_and_epochs_differ() -> None:

@@ -12,6 +12,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.schema.training import InpaintMaskConfig
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.inpainting import DiffusionCondInpaintTrainer, random_masks
 
@@ -20,7 +21,7 @@ LENGTH = 40
 
 def masks(odds: tuple[float, float, float], count: int = 300, real: int = LENGTH, **options: int) -> Tensor:
     config = InpaintMaskConfig(mask_type_probabilities=odds, **options)
-    return random_masks([real] * count, LENGTH, config, "test")[:, 0]
+    return random_masks([real] * count, LENGTH, config, Key(0, "test").each("mask", count))[:, 0]
 
 
 def runs_of_zeros(mask: Tensor) -> int:
@@ -69,11 +70,15 @@ def test_the_odds_are_those_of_the_config() -> None:
 
 def test_a_mask_depends_on_its_key_and_place_alone() -> None:
     config = InpaintMaskConfig(mask_type_probabilities=(1, 0, 0))
-    first = random_masks([LENGTH] * 4, LENGTH, config, 42, 7)
+
+    def drawn(step: int, count: int = 4) -> Tensor:
+        return random_masks([LENGTH] * count, LENGTH, config, Key(42, step).each("mask", count))
+
+    first = drawn(7)
     torch.manual_seed(3)
-    assert torch.equal(first, random_masks([LENGTH] * 4, LENGTH, config, 42, 7))
-    assert torch.equal(first[:2], random_masks([LENGTH] * 2, LENGTH, config, 42, 7))
-    assert not torch.equal(first, random_masks([LENGTH] * 4, LENGTH, config, 42, 8))
+    assert torch.equal(first, drawn(7))
+    assert torch.equal(first[:2], drawn(7, 2))
+    assert not torch.equal(first, drawn(8))
     assert not torch.equal(first[0], first[1])
 
 
@@ -103,13 +108,13 @@ def infos(padded_from: int | None = None):
 def test_the_network_sees_the_mask_and_what_it_leaves(module) -> None:
     assert isinstance(module, DiffusionCondInpaintTrainer)
     latents = torch.randn(2, 4, 64)
-    beside = module.conditioning(infos(padded_from=4096), latents, (1, 2))["input_concat_cond"]
+    beside = module.conditioning(infos(padded_from=4096), latents, Key(1, 2))["input_concat_cond"]
     mask = beside[:, :1]
     assert beside.shape == (2, 5, 64)
     assert torch.equal(beside[:, 1:], latents * mask)
     assert bool((mask[..., 32:] == 1).all()), "what is padding is not to be regenerated"
     assert bool((mask[..., :32] == 0).any())
-    assert torch.equal(beside, module.conditioning(infos(4096), latents, (1, 2))["input_concat_cond"])
+    assert torch.equal(beside, module.conditioning(infos(4096), latents, Key(1, 2))["input_concat_cond"])
 
 
 def test_validation_of_an_inpainting_model_works(module) -> None:

@@ -1,4 +1,4 @@
-"""What is drawn in training depends on seed, step, micro-batch and rank, and on nothing else."""
+"""What is drawn in training depends on seed, step and slot, and on nothing else."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 
-KEY = (42, 7, 0, 0)
-OTHERS = [(43, 7, 0, 0), (42, 8, 0, 0), (42, 7, 1, 0), (42, 7, 0, 1)]
+KEY = Key(42, 7, 0, 0, 2, 2)
+OTHERS = [
+    KEY._replace(seed=43),
+    KEY._replace(step=8),
+    KEY._replace(micro_batch=1),
+    KEY._replace(rank=1),
+]
 
 
 @pytest.fixture
@@ -42,6 +48,31 @@ def test_latents_and_timesteps_are_keyed(module, batch):
     for other in OTHERS:
         assert not torch.equal(module.encode(audio, other), latents)
         assert not torch.equal(module._timesteps(torch.zeros(4, 4, 64), other), timesteps)
+
+
+@pytest.mark.parametrize(("world_size", "accum_batches"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_a_global_batch_has_the_same_draws_however_it_is_split(module, batch, world_size, accum_batches):
+    whole, parts = Key(42, 7), world_size * accum_batches
+    audio = torch.cat([batch[0], batch[0]])
+    pieces = audio.chunk(parts)
+    keys = [
+        Key(42, 7, micro, rank, world_size, accum_batches)
+        for micro in range(accum_batches)
+        for rank in range(world_size)
+    ]
+
+    def split(draw):
+        return torch.cat([draw(piece, key) for piece, key in zip(pieces, keys, strict=True)])
+
+    for draw in (
+        lambda audio, key: key.normal("noise", audio.shape, "cpu"),
+        lambda audio, key: module._timesteps(audio, key),
+        lambda audio, key: torch.tensor([g.initial_seed() for g in key.each("cfg dropout", len(audio))]),
+    ):
+        assert torch.equal(draw(audio, whole), split(draw))
+        assert len(draw(audio, whole).unique(dim=0)) == 8, "every item has draws of its own"
+    latents = module.encode(audio, whole)
+    torch.testing.assert_close(latents, split(module.encode), rtol=0, atol=1e-5)
 
 
 def test_a_step_neither_follows_nor_moves_the_global_generator(module, batch):

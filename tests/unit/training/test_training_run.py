@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.unwrap import unwrap_checkpoint
 from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.training import diffusion
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.run import train
 
 
@@ -155,13 +154,12 @@ def test_the_best_checkpoint_can_be_continued(make_settings, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tracks(make_settings, monkeypatch):
-    draw = diffusion.keyed_noise
+    draw = Key.normal
 
-    def broken(shape, name, seed, step, *rest, **where):
-        noise = draw(shape, name, seed, step, *rest, **where)
-        return noise * float("nan") if step == 3 else noise
+    def broken(key, *what):
+        return draw(key, *what) * (float("nan") if key.step == 3 else 1.0)
 
-    monkeypatch.setattr(diffusion, "keyed_noise", broken)
+    monkeypatch.setattr(Key, "normal", broken)
     settings = make_settings()
     with pytest.raises(TrainingError, match=r"step 4: the loss is nan, .*tiny/0\d/\d+\.wav.*learning rate"):
         train(settings)
@@ -227,6 +225,30 @@ def test_precision_is_what_was_asked_for(make_settings, monkeypatch):
     train(make_settings(max_steps=1, precision="32"))
     assert seen[0] == (True, torch.bfloat16)
     assert seen[1][0] is False
+
+
+def test_weights_in_bfloat16_leave_draws_and_average_in_float32(make_settings, tmp_path):
+    whole, half = (
+        train(make_settings(precision="bf16-true")),
+        train(make_settings(precision="bf16-true", max_steps=2)),
+    )
+    state = load(whole, 4)["state_dict"]
+    moved = 0
+    for key, value in state.items():
+        if key.startswith("diffusion.model.") and value.is_floating_point():
+            mean = state[key.replace("diffusion.model", "diffusion_ema.ema_model")]
+            assert (value.dtype, mean.dtype) == (torch.bfloat16, torch.float32)
+            moved += not torch.equal(mean, mean.bfloat16().float())
+    assert moved > 10, "the average is finer than bfloat16"
+    assert state["diffusion.pretransform.model.encoder.layers.0.weight_v"].dtype == torch.float32
+    assert float(rows(whole)[0]["train/loss"]) == pytest.approx(
+        float(rows(train(make_settings(precision="bf16-mixed")))[0]["train/loss"]), rel=0.02
+    )
+    again = train(
+        make_settings(precision="bf16-true", ckpt_path=str(half / "checkpoints/step=00000002.ckpt"))
+    )
+    assert_same_weights(load(whole, 4), load(again, 4))
+    unwrap_checkpoint(whole / "checkpoints" / "step=00000004.ckpt", None, tmp_path / "model")
 
 
 def test_half_precision_on_a_cpu_falls_back_and_says_so(make_settings, capsys):
@@ -311,24 +333,3 @@ def test_an_optimizer_that_cannot_be_built_is_refused_before_the_folder_is_made(
     with pytest.raises(ConfigError, match="did you mean 'Adam'"):
         train(make_settings(model=tiny_diffusion_config))
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
-def test_sigterm_saves_the_step_and_recover_equals_one_pass(make_settings, monkeypatch, capsys, hook):
-    """The second hook comes after the step's own look for a SIGTERM, as a signal may."""
-    whole = train(make_settings(name="whole", checkpoint_every=100))
-
-    def terminate(module, *_):
-        if module.steps_done == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(diffusion.DiffusionCondTrainer, hook, terminate)
-        with pytest.raises(SystemExit) as end:
-            train(make_settings(checkpoint_every=100))
-    assert end.value.code == 143
-    assert "--recover" in capsys.readouterr().err
-    run = train(make_settings(checkpoint_every=100, recover=True))
-    saved = 3 if hook == "on_train_batch_start" else 2
-    assert names(run / "checkpoints") == [f"step=0000000{step}.ckpt" for step in (saved, 4)]
-    assert_same_weights(load(whole, 4), load(run, 4))

@@ -1,0 +1,105 @@
+"""Signals that end a run before its last step: the last whole step is saved first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from stable_audio_tools.runtime.progress import say
+from stable_audio_tools.training.checkpoints import CheckpointKeeper
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+"""Ctrl-C, a stop, and what Slurm is asked to send some time before it takes a machine away."""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """A run ended by the signal ``number``, after its last whole step was saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class StopOnSignal(pl.Callback):
+    """Ends the run at the end of the present batch when a signal comes, with the last whole step saved.
+
+    Batches that were accumulated towards the next step are dropped and taken again by the run that goes on.
+    A second Ctrl-C interrupts at once. Of several ranks it is enough that one hears the signal: after each
+    batch they tell each other, beside the work of the next one, so that all stop at the same batch.
+
+    Args:
+        keeper: saves the step.
+    """
+
+    def __init__(self, keeper: CheckpointKeeper) -> None:
+        self.keeper = keeper
+        self.heard = 0
+        self._before: dict[int, Any] = {}
+        self._group: Any = None
+        self._told: tuple[Any, torch.Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen. Lightning has set its own handlers by now, and puts back what was there before them."""
+        if trainer.received_sigterm:
+            self.heard = signal.SIGTERM
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets only that one listen
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            self._before[number] = signal.signal(number, self._hear)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Stop here if any rank has heard a signal.
+
+        Raises:
+            Stopped: the step is saved and the run is to end.
+        """
+        number = self._agreed()
+        if number:
+            self.keeper.save_now(trainer, pl_module)
+            raise Stopped(number)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop listening."""
+        if self._told is not None:
+            self._told[0].wait()
+        self._leave()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Stop listening."""
+        self._leave()
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.heard:
+                raise KeyboardInterrupt
+            say("stopping after this batch, with a checkpoint; Ctrl-C again stops at once")
+        self.heard = self.heard or number
+
+    def _agreed(self) -> int:
+        """The signal that some rank had heard by the batch before this one; that of this rank if alone."""
+        if self._group is None:
+            return self.heard
+        number = 0
+        if self._told is not None:
+            work, highest = self._told
+            work.wait()
+            number = int(highest)
+        mine = torch.tensor([self.heard])
+        maximum = torch.distributed.ReduceOp.MAX
+        work = torch.distributed.all_reduce(mine, maximum, group=self._group, async_op=True)
+        self._told = (work, mine)
+        return number
+
+    def _leave(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

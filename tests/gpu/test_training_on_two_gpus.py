@@ -1,0 +1,174 @@
+"""Two GPUs train what one does, whatever the strategy; a killed run goes on; the result unwraps and plays.
+
+python -m pytest -q tests/gpu/test_training_on_two_gpus.py
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stable_audio_tools.models.unwrap import unwrap_checkpoint
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has fewer than two CUDA GPUs"),
+]
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+STRATEGIES = [
+    "ddp",
+    "fsdp",
+    pytest.param(
+        "deepspeed",
+        marks=pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="no deepspeed here"),
+    ),
+]
+
+
+@pytest.fixture
+def flags(tmp_path: Path, tiny_diffusion_config: dict[str, Any], tiny_audio_folder: Path) -> dict[str, Any]:
+    module = tmp_path / "metadata.py"
+    module.write_text("def get_custom_metadata(info, audio):\n    return {'prompt': info['relpath']}\n")
+    entry = {"id": "a", "path": str(tiny_audio_folder / "audio"), "custom_metadata_module": str(module)}
+    (tmp_path / "data.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
+    tiny_diffusion_config["training"]["demo"] = {
+        "demo_every": 5,
+        "demo_steps": 2,
+        "num_demos": 1,
+        "demo_cond": [{"prompt": "rock", "seconds_start": 0, "seconds_total": 1}],
+        "demo_cfg_scales": [2],
+    }
+    (tmp_path / "model.json").write_text(json.dumps(tiny_diffusion_config))
+    (tmp_path / "defaults.ini").write_text("[DEFAULTS]\ncompile = false\n")
+    return {
+        "config-file": tmp_path / "defaults.ini",
+        "model-config": tmp_path / "model.json",
+        "dataset-config": tmp_path / "data.json",
+        "val-dataset-config": tmp_path / "data.json",
+        "val-every": 4,
+        "save-dir": tmp_path / "runs",
+        "num-workers": 1,
+        "precision": "32",
+        "max-steps": STEPS,
+        "checkpoint-every": 2,
+        "log-every": 1,
+        "gradient-clip-val": 1.0,
+    }
+
+
+def begin(flags: dict[str, Any], *switches: str) -> subprocess.Popen[str]:
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return subprocess.Popen(
+        [sys.executable, "train.py", *words, *switches],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def train(flags: dict[str, Any], *switches: str) -> Path:
+    """Train to the end; the run folder."""
+    process = begin(flags, *switches)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    assert "failed and training goes on" not in errors
+    (run,) = (flags["save-dir"] / flags["name"]).iterdir()
+    return run
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [float(row[name]) for row in rows for name in ("train/loss", "val/loss") if row[name]]
+
+
+def model_of(run: Path, target: Path) -> dict[str, torch.Tensor]:
+    path = unwrap_checkpoint(run / "checkpoints" / f"step={STEPS:08d}.ckpt", None, target)
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_train_what_one_does(
+    flags: dict[str, Any], tmp_path: Path, strategy: str, compiled: bool
+) -> None:
+    (tmp_path / "defaults.ini").write_text(f"[DEFAULTS]\ncompile = {compiled}\n")
+    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1})
+    two_flags = {**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": strategy}
+    two = train(two_flags)
+    assert losses(two) == pytest.approx(losses(one), rel=2e-3)
+    assert len(losses(one)) == STEPS + 2
+    first, second = model_of(one, tmp_path / "one"), model_of(two, tmp_path / "two")
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=1e-2, atol=2e-3)
+    assert list((two / "demos").rglob("*.wav"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], tmp_path: Path, strategy: str) -> None:
+    flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "max-steps": 200, "checkpoint-every": 10}
+    name = {**flags, "name": "killed"}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = begin(name, "--recover")
+        before = len(list((tmp_path / "runs").glob("killed/*/checkpoints/*")))
+        deadline = time.monotonic() + 200
+        while len(list((tmp_path / "runs").glob("killed/*/checkpoints/step=*"))) < before + 2:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+            process.communicate()
+        else:
+            process.send_signal(number)
+            errors = process.communicate(timeout=60)[1]
+            assert process.returncode == 128 + number, errors
+            assert "stopped by SIGTERM after step" in errors
+    resumed = train(name, "--recover")
+    whole = train({**flags, "name": "whole"})
+    assert losses(resumed) == pytest.approx(losses(whole), rel=2e-2)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_two_trained_plays(flags: dict[str, Any], tmp_path: Path, strategy: str) -> None:
+    flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "precision": "bf16-mixed"}
+    run = train({**flags, "name": "two"})
+    model_of(run, tmp_path / "model")
+    command = [
+        "generate",
+        "--model-config",
+        str(flags["model-config"]),
+        "--ckpt-path",
+        str(tmp_path / "model.ckpt"),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "stable_audio_tools.cli.main", *command, "--prompt", "rock", "--steps", "4",
+         "--output-dir", str(tmp_path / "clips")],
+        cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert list((tmp_path / "clips").glob("*.wav"))
+
+
+def test_a_sharded_run_goes_on_with_ddp_on_one_gpu(flags: dict[str, Any]) -> None:
+    two = train(
+        {**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": "fsdp", "max-steps": 4},
+    )
+    whole = train({**flags, "name": "whole", "batch-size": 8, "num-gpus": 1})
+    ckpt = two / "checkpoints" / "step=00000004.ckpt"
+    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1, "ckpt-path": ckpt})
+    assert losses(one) == pytest.approx(losses(whole)[-len(losses(one)) :], rel=2e-3)
