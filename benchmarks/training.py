@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import stable_audio_tools
+from stable_audio_tools.models.adapters.frozen import hold_base
 from stable_audio_tools.models.adapters.lora import apply_lora
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.runtime.device import resolve_device
@@ -201,6 +202,8 @@ def _measure(
         model = create_model_from_config(parsed)
     if variant.lora:
         apply_lora(model, parsed.lora)
+        if variant.precision == "bf16-mixed":
+            hold_base(model.model, torch.bfloat16)
     with _looped(variant.loops):
         module = create_training_wrapper_from_config(
             parsed, model, lora=variant.lora, ema_on_cpu=variant.ema_on_cpu

@@ -18,7 +18,7 @@ CHECKPOINTING = {"none": 0, "half": 2, "full": 1}
 """By the name of the policy: of how many blocks one is recomputed in the backward pass; 0 is of none."""
 
 
-COMPILE_OPTIONS = {"max_autotune_pointwise": True, "coordinate_descent_tuning": True}
+COMPILE_OPTIONS = {"max_autotune_pointwise": True}
 """Try several shapes of each kernel; worth 4 % of a step at batch 32."""
 CPU_THREADS = 4
 """Of the process that feeds a GPU."""
