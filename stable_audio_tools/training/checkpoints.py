@@ -46,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's own writer raises a RuntimeError without a number
             needed = _size_of(checkpoint)
             free = free_space(path)
-            if getattr(error, "errno", None) not in _FULL and free >= needed:
+            if getattr(error, "errno", None) not in _FULL and free >= 1.25 * needed:
                 raise
             raise TrainingError(
                 f"{path}: not written, the disk is full: a checkpoint takes {gigabytes(needed)},"
@@ -179,7 +179,7 @@ def free_space(path: str | Path) -> int:
 
 def gigabytes(count: int) -> str:
     """``count`` bytes in words."""
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def warn_of_little_space(module: ModelTrainer, folder: Path) -> None:

@@ -94,7 +94,9 @@ def losses(folder: Path, runs: list[dict[str, Any]], processes: int) -> list[lis
         (table,) = (folder / "runs" / settings["name"]).glob("*/metrics.csv")
         with table.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-        found.append([float(row[name]) for name in ("train/loss", "val/loss") for row in rows if row[name]])
+        found.append(
+            [float(row[name]) for name in ("train/loss", "val/loss") for row in rows if row.get(name)]
+        )
     return found
 
 

@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(make_settings, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fill)
-        with pytest.raises(TrainingError, match=r"step=00000004\.ckpt: not written, the disk is full: .* GB"):
+        with pytest.raises(TrainingError, match=r"step=00000004\.ckpt: not written, the disk is full: .* MB"):
             train(settings)
     (run,) = Path(settings.save_dir, "tiny").iterdir()
     assert os.listdir(run / "checkpoints") == ["step=00000002.ckpt"]
