@@ -150,6 +150,11 @@ def newest_first(runs: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
+def newest_checkpoint(runs: Path) -> Path | None:
+    """The checkpoint last written in any run folder of ``runs``, or None."""
+    return next(iter(newest_first(runs)), None)
+
+
 def require_whole(path: Path) -> None:
     """Compare every part of a checkpoint with its checksum, which takes one reading of the file.
 
