@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -50,6 +51,23 @@ def player(audio: bytes | str | Path, label: str, mime: str | None = None) -> Ma
     encoded = base64.b64encode(data).decode()
     return Markup('<audio controls preload="none" aria-label="{}" src="data:{};base64,{}"></audio>').format(
         label, kind, encoded
+    )
+
+
+def link(path: str, label: str) -> Markup:
+    """A link to a file beside the page, or below it."""
+    return Markup('<a href="{}">{}</a>').format(quote(path), label)
+
+
+def linked_image(path: str, alt: str) -> Markup:
+    """A picture that stays in its file; ``path`` is relative to the page."""
+    return Markup('<img alt="{}" loading="lazy" src="{}">').format(alt, quote(path))
+
+
+def linked_player(path: str, label: str) -> Markup:
+    """A player of audio that stays in its file: for pages that are written often, of long clips."""
+    return Markup('<audio controls preload="none" aria-label="{}" src="{}"></audio>').format(
+        label, quote(path)
     )
 
 

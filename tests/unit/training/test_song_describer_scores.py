@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,8 +19,15 @@ class Clap:
 
     weights_sha256 = "0" * 64
 
+    loaded: ClassVar[list[str]] = []
+
     def __init__(self, name, device, batch_size):
         self.name = name
+        self.loaded.append(name)
+        self.places = [str(device)]
+
+    def to(self, device):
+        self.places.append(str(device))
 
 
 @pytest.fixture
@@ -34,6 +42,7 @@ def reference(tmp_path):
 @pytest.fixture
 def scored(monkeypatch):
     calls = []
+    Clap.loaded.clear()
 
     def score(clips, prompts, reference, clap):
         calls.append(([clip.name for clip in clips], list(prompts.values()), clap.name))
