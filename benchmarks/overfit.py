@@ -39,7 +39,7 @@ from stable_audio_tools.training.checkpoints import step_checkpoints
 from stable_audio_tools.training.run import train
 from stable_audio_tools.training.settings import TrainSettings
 
-RATES = {"full": 1e-3, "lora": 5e-3}
+RATES = {"full": 1e-3, "lora": 3e-3}
 """Learning rates for a few hundred steps on a tiny model; a large one wants the rates of its config."""
 SAMPLER = {"sigma_min": 0.03, "sigma_max": 80.0}
 
@@ -99,7 +99,9 @@ def prepare(folder: Path, window: int) -> Lesson:
     config = base_model_config() | {"sample_size": window}
     write_json(folder / "model.json", config)
     entry = {"id": "music", "path": str(folder / "music")}
-    write_json(folder / "audio.json", {"dataset_type": "audio_dir", "random_crop": False, "datasets": [entry]})
+    write_json(
+        folder / "audio.json", {"dataset_type": "audio_dir", "random_crop": False, "datasets": [entry]}
+    )
     pre_encode(
         PreEncodeSettings(
             model_config=str(folder / "model.json"),
@@ -123,7 +125,7 @@ def learn(
     folder = lesson.folder / kind
     config: dict[str, Any] = copy.deepcopy(base_model_config() | {"sample_size": lesson.window})
     config["training"] = {"learning_rate": rate, "use_ema": True, "pre_encoded": True}
-    config["lora"] = {"rank": 32, "alpha": 32, "lr": rate}
+    config["lora"] = {"rank": 64, "alpha": 64, "lr": rate}
     write_json(folder / "model.json", config)
     base = lesson.folder / "start" / "base.ckpt"
     started = time.monotonic()
@@ -138,6 +140,7 @@ def learn(
             batch_size=8,
             num_workers=0,
             precision="32",
+            gradient_clip_val=1.0,
             device=device,
         ),
         lora=kind == "lora",
@@ -197,7 +200,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         lesson = prepare(options.out_dir or Path(scratch), options.frames * 512)
         for kind in options.kinds:
-            report(kind, options.steps, learn(lesson, kind, options.steps, RATES[kind], device=options.device))
+            report(
+                kind, options.steps, learn(lesson, kind, options.steps, RATES[kind], device=options.device)
+            )
 
 
 def report(kind: str, steps: int, outcome: Outcome) -> None:

@@ -50,7 +50,9 @@ PLOTS: dict[str, tuple[str, list[_Plot]]] = {
         "0 is clean and 1 is noise. A band that rises while others fall is where the model gets worse.",
         [
             _Plot("training, by band", _starts("train/loss_t"), "loss"),
-            _Plot("validation, at fixed timesteps with the same noise every time", _starts("val/loss_t"), "loss"),
+            _Plot(
+                "validation, at fixed timesteps with the same noise every time", _starts("val/loss_t"), "loss"
+            ),
         ],
     ),
     "Parts of the loss": (
@@ -87,7 +89,14 @@ PLOTS: dict[str, tuple[str, list[_Plot]]] = {
 }
 """Sections of the page in their order, each with what to know and its pictures."""
 
-_ELSEWHERE = ("train/loss", "val/loss", "train/lr", "train/disc_lr", "train/grad_norm", "train/disc_grad_norm")
+_ELSEWHERE = (
+    "train/loss",
+    "val/loss",
+    "train/lr",
+    "train/disc_lr",
+    "train/grad_norm",
+    "train/disc_grad_norm",
+)
 
 
 class RunPage(Logger):

@@ -35,7 +35,7 @@ class SideJob(StepCallback, ABC):
             return
         with whole_networks(trainer):
             if trainer.is_global_zero:
-                self.log(trainer, self.attempt(trainer, module, step, self.work), step)
+                self.send(trainer, self.attempt(trainer, module, step, self.work), step)
 
     def attempt(
         self,
@@ -59,7 +59,7 @@ class SideJob(StepCallback, ABC):
             warn(f"step {step}: {self.name} failed and training goes on: {reason}")
             return None
 
-    def log(self, trainer: pl.Trainer, metrics: dict[str, float] | None, step: int) -> None:
+    def send(self, trainer: pl.Trainer, metrics: dict[str, float] | None, step: int) -> None:
         """Send numbers to every logger, if there are any."""
         for logger in trainer.loggers if metrics else []:
             logger.log_metrics(metrics or {}, step)

@@ -74,7 +74,7 @@ class SongDescriberScores(SideJob):
             return
         if self._all(trainer, self.attempt(trainer, module, step, self._render) is not None):
             if trainer.is_global_zero:
-                self.log(trainer, self.attempt(trainer, module, step, self.work), step)
+                self.send(trainer, self.attempt(trainer, module, step, self.work), step)
         elif trainer.is_global_zero and self.world_size > 1:
             warn(f"step {step}: {self.name} is left out this time, since a process could not render")
 
