@@ -84,6 +84,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
     ).format(head, body)
 
 
+def side_by_side(blocks: Sequence[Markup]) -> Markup:
+    """Pictures in as many columns as there is room for."""
+    return Markup('<div class="pictures">{}</div>').format(
+        Markup("").join(Markup("<div>{}</div>").format(block) for block in blocks)
+    )
+
+
 def cards(items: Sequence[Card]) -> Markup:
     """Cards in a row that wraps."""
     rendered = (

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from stable_audio_tools.audio.plots import curves_png
-from stable_audio_tools.report.page import Cell, Page, image, link, table, text
+from stable_audio_tools.report.page import Cell, Page, image, link, side_by_side, table, text
 
 SHARE = 0.01
 """Of the time of a run that drawing the page may take."""
@@ -63,8 +63,8 @@ PLOTS: dict[str, tuple[str, list[_Plot]]] = {
         ],
     ),
     "Evaluation": (
-        "Of clips from the averaged weights: a lower FAD is closer to real music, a higher alignment closer to"
-        " the prompts.",
+        "Of clips from the averaged weights: a lower FAD is closer to real music, a higher alignment"
+        " closer to the prompts.",
         [
             _Plot("Fréchet audio distance", _is("eval/fad"), "FAD"),
             _Plot("agreement with the prompts", _is("eval/alignment"), "cosine"),
@@ -114,7 +114,7 @@ class RunPage(Logger):
         self.state = "running"
         self.curves: dict[str, tuple[list[float], list[float]]] = {}
         self._started = time.monotonic()
-        self._next = 0.0
+        self._next, self._drawn = 0.0, False
         self._read(folder / "metrics.csv")
 
     @property
@@ -155,10 +155,12 @@ class RunPage(Logger):
         for title, (about, plots) in PLOTS.items():
             pictures = [image(png, plot.title) for plot in plots if (png := self._draw(plot)) is not None]
             if pictures:
-                page.section(title, text(about), *pictures)
+                page.section(title, text(about), side_by_side(pictures))
         page.write(self.folder / "index.html")
         now = time.monotonic()
-        self._next = now + max(LEAST_SECONDS, (now - started) / SHARE)
+        # the first drawing loads matplotlib, so it says nothing of the next
+        rest = (now - started) / SHARE if self._drawn else LEAST_SECONDS
+        self._next, self._drawn = now + max(LEAST_SECONDS, rest), True
 
     def _read(self, path: Path) -> None:
         if not path.is_file():
