@@ -33,7 +33,9 @@ def demo(
         from stable_audio_tools.demo.materials import write_materials
 
         if dataset is not None:
-            raise UsageError("--materials and --dataset exclude each other: the recipes are for the catalogue")
+            raise UsageError(
+                "--materials and --dataset exclude each other: the recipes are for the catalogue"
+            )
         write_materials(out_dir)
         return
     from rich.console import Console

@@ -15,7 +15,6 @@ from stable_audio_tools.training.checkpoints import CheckpointKeeper
 from stable_audio_tools.training.gauges import Gauges
 from stable_audio_tools.training.module import ModelTrainer
 
-
 _SHOWN = {
     "train/loss": "loss {:.4f}",
     "speed/steps_per_second": "{:.2f} steps/s",

@@ -211,7 +211,8 @@ def _trainer(
     stored = bool(getattr(module.options, "pre_encoded", False))
     advice = loader_advice(settings.num_workers, stored)
     # shards of a gradient have norms of their own
-    gauges = Gauges(settings.log_every, settings.max_steps, advice, norms=hardware.writes_single_files)
+    whole = not hardware.strategy.startswith(("fsdp", "deepspeed"))
+    gauges = Gauges(settings.log_every, settings.max_steps, advice, norms=whole)
     metrics = MetricsLog(settings.log_every, keeper, gauges)
     progress = StepProgress(metrics, settings.max_steps)
     callbacks: list[pl.Callback] = [gauges, metrics, progress, keeper]

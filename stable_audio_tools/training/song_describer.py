@@ -19,6 +19,7 @@ from stable_audio_tools.runtime.progress import say, warn
 from stable_audio_tools.schema.training import SongDescriberEvalConfig
 from stable_audio_tools.training.diffusion import DiffusionCondTrainer
 from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.sharding import whole_networks
 from stable_audio_tools.training.side_jobs import SideJob
 
 
@@ -69,6 +70,10 @@ class SongDescriberScores(SideJob):
         """Render on every rank and score on the first. All ranks learn whether all of them are well."""
         if step % self.every or self._off:
             return
+        with whole_networks(trainer):
+            self._evaluate(trainer, module, step)
+
+    def _evaluate(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         if not self._all(trainer, self.attempt(trainer, module, step, self._prepare) is not None):
             self._off = True  # what is missing will be missing next time
             return
