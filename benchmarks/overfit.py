@@ -1,9 +1,9 @@
 """Does training learn what it is shown? Eight clips, and the model must give each back by its name.
 
-Eight artists of the built-in catalogue each give a clip, and the demo's base model is trained on them, whole or
-with adapters, from stored latents. Then it is asked for each by name, and what it makes is held against all
-eight by the mean distance of log-mel spectrograms in dB. A clip has found its own where no other target is
-nearer; the margin says how much further away the next one is. Chance is one in eight.
+Eight artists of the built-in catalogue each give a clip, and the demo's base model is trained on them, whole
+or with adapters, from stored latents. Then it is asked for each by name, and what it makes is held against
+all eight by the mean distance of log-mel spectrograms in dB. A clip has found its own where no other target
+is nearer; the margin says how much further away the next one is. Chance is one in eight.
 
     python benchmarks/overfit.py                   # whole, then LoRA
     python benchmarks/overfit.py --kinds lora --steps 400

@@ -34,7 +34,7 @@ def demo(
 
         if dataset is not None:
             raise UsageError(
-                "--materials and --dataset exclude each other: the recipes are for the catalogue"
+                "--materials and --dataset exclude each other: the recipes have their music"
             )
         write_materials(out_dir)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_it_is_drawn_seldom_where_drawing_takes_long(tmp_path, monkeypatch):
         page.log_metrics({"train/loss": 1.0}, step)
         now[0] += 1.0
     assert len(drawn) == 5
-    assert all(later - earlier >= 100 for earlier, later in zip(drawn[1:], drawn[2:], strict=False))
+    assert all(later - earlier >= 100 for earlier, later in pairwise(drawn[1:]))
     page.finalize("success")
     assert len(drawn) == 6, "the last numbers are always shown"
 
