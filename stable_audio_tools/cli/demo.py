@@ -33,9 +33,7 @@ def demo(
         from stable_audio_tools.demo.materials import write_materials
 
         if dataset is not None:
-            raise UsageError(
-                "--materials and --dataset exclude each other: the recipes have their music"
-            )
+            raise UsageError("--materials and --dataset exclude each other: the recipes have their music")
         write_materials(out_dir)
         return
     from rich.console import Console

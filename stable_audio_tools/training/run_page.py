@@ -211,7 +211,7 @@ class RunPage(Logger):
     def _draw(self, plot: _Plot) -> bytes | None:
         chosen = {
             _short(name): thinned(steps, values)
-            for name, (steps, values) in self.curves.items()
+            for name, (steps, values) in sorted(self.curves.items())
             if plot.wanted(name)
         }
         if not chosen:
