@@ -117,7 +117,7 @@ def test_eight_clips_come_back_by_name(lesson: dict[str, Any], tmp_path: Path) -
 
 
 def test_an_autoencoder_trained_briefly_beats_what_it_was(tmp_path: Path, tiny_audio_folder: Path) -> None:
-    """A tenth less spectral distance, and half the distance of the waveforms, on what it was trained on."""
+    """In 120 steps the spectral distance of what it decodes is less than half of what it was."""
     oobleck = {"channels": 8, "c_mults": [1, 2], "strides": [4, 4]}
     config = {
         "model_type": "autoencoder",
@@ -177,5 +177,6 @@ def test_an_autoencoder_trained_briefly_beats_what_it_was(tmp_path: Path, tiny_a
     )
     load_checkpoint(model, unwrap_checkpoint(run / "checkpoints/step=00000120.ckpt", None, tmp_path / "vae"))
     after = distances()
-    assert after["mrstft_loss"] < 0.9 * before["mrstft_loss"], (before, after)
-    assert after["l1_time_loss"] < 0.5 * before["l1_time_loss"], (before, after)
+    for side in ("left", "right"):  # measured: 0.37 times what it was
+        name = f"stft_loss_{side}"
+        assert after[name] < 0.5 * before[name], (before[name], after[name])
