@@ -81,25 +81,44 @@ def lines_png(
     Raises:
         UsageError: a series is not as long as ``x``.
     """
+    curves = {
+        name: (list(range(len(values))) if x is None else list(x), values) for name, values in series.items()
+    }
+    return curves_png(
+        curves, title=title, xlabel=xlabel, ylabel=ylabel, width_px=width_px, height_px=height_px
+    )
+
+
+def curves_png(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    log_y: bool = False,
+    width_px: int = 640,
+    height_px: int = 320,
+) -> bytes:
+    """One line for each of ``curves``, positions and values, each with positions of its own; NaN leaves a
+    gap.
+
+    Raises:
+        UsageError: a curve has not as many values as positions.
+    """
     figure = _figure(width_px, height_px)
     axes = figure.add_subplot()
-    for name, values in series.items():
-        positions = list(range(len(values))) if x is None else list(x)
+    for name, (positions, values) in curves.items():
         if len(positions) != len(values):
             raise UsageError(f"series {name!r} has {len(values)} values for {len(positions)} positions")
-        axes.plot(
-            positions,
-            list(values),
-            label=name,
-            linewidth=1.4,
-            marker="o" if len(values) < 30 else None,
-            markersize=3,
-        )
+        marker = "o" if len(values) < 30 else None
+        axes.plot(list(positions), list(values), label=name, linewidth=1.4, marker=marker, markersize=3)
+    if log_y:
+        axes.set_yscale("log")
     axes.set_xlabel(xlabel, fontsize=8, color=_GREY)
     axes.set_ylabel(ylabel, fontsize=8, color=_GREY)
     axes.grid(True, linewidth=0.4, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
+    if len(curves) > 1:
         axes.legend(fontsize=7, frameon=False)
     _finish(axes, title)
     return _png(figure)

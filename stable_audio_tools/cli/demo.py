@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from stable_audio_tools.errors import UsageError
+
 
 def demo(
     dataset: Path | None = typer.Option(None, help="A folder of your own in MTG-Jamendo layout."),
@@ -14,6 +16,11 @@ def demo(
     clips: int = typer.Option(6, min=1, help="Clips to generate."),
     seed: int = typer.Option(42, help="Seed of every draw."),
     device: str = typer.Option("cpu", help="auto, cpu, cuda or mps."),
+    materials: bool = typer.Option(
+        False,
+        "--materials",
+        help="Only write the catalogue, the models and a config for each recipe of docs/training.md.",
+    ),
 ) -> None:
     """Drop duplicates, fine-tune, generate, attribute and evaluate, on a catalogue played for you.
 
@@ -22,6 +29,13 @@ def demo(
     """
     import time
 
+    if materials:
+        from stable_audio_tools.demo.materials import write_materials
+
+        if dataset is not None:
+            raise UsageError("--materials and --dataset exclude each other: the recipes have their music")
+        write_materials(out_dir)
+        return
     from rich.console import Console
     from rich.table import Table
 

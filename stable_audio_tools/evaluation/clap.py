@@ -47,6 +47,12 @@ class ClapEmbedder:
         self.sample_rate = self._clap.sample_rate
         self.dim = self._clap.dim
 
+    def to(self, device: str | torch.device) -> ClapEmbedder:
+        """Move the model, say out of the way until it is needed again."""
+        self.device = torch.device(device)
+        self._clap.model.to(self.device)
+        return self
+
     @cached_property
     def weights_sha256(self) -> str:
         """A hash of the weights: embeddings of different ones cannot be compared."""

@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -53,6 +54,23 @@ def player(audio: bytes | str | Path, label: str, mime: str | None = None) -> Ma
     )
 
 
+def link(path: str, label: str) -> Markup:
+    """A link to a file beside the page, or below it."""
+    return Markup('<a href="{}">{}</a>').format(quote(path), label)
+
+
+def linked_image(path: str, alt: str) -> Markup:
+    """A picture that stays in its file; ``path`` is relative to the page."""
+    return Markup('<img alt="{}" loading="lazy" src="{}">').format(alt, quote(path))
+
+
+def linked_player(path: str, label: str) -> Markup:
+    """A player of audio that stays in its file: for pages that are written often, of long clips."""
+    return Markup('<audio controls preload="none" aria-label="{}" src="{}"></audio>').format(
+        label, quote(path)
+    )
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
     """A table; numbers are set right, floats to four significant digits."""
     numeric = [bool(rows) and isinstance(cell, int | float) for cell in (rows[0] if rows else headers)]
@@ -64,6 +82,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
     return Markup(
         '<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
     ).format(head, body)
+
+
+def side_by_side(blocks: Sequence[Markup]) -> Markup:
+    """Pictures in as many columns as there is room for."""
+    return Markup('<div class="pictures">{}</div>').format(
+        Markup("").join(Markup("<div>{}</div>").format(block) for block in blocks)
+    )
 
 
 def cards(items: Sequence[Card]) -> Markup:

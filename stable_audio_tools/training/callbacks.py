@@ -12,7 +12,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import console, say
 from stable_audio_tools.training.checkpoints import CheckpointKeeper
+from stable_audio_tools.training.gauges import Gauges
 from stable_audio_tools.training.module import ModelTrainer
+
+_SHOWN = {
+    "train/loss": "loss {:.4f}",
+    "speed/steps_per_second": "{:.2f} steps/s",
+    "speed/clips_per_second": "{:.1f} clips/s",
+    "memory/peak_gib": "{:.2f} GiB",
+}
+"""What the line of progress shows of the numbers logged last."""
 
 
 class StepCallback(pl.Callback):
@@ -31,18 +40,22 @@ class StepCallback(pl.Callback):
 class MetricsLog(StepCallback):
     """Sends the module's numbers to every logger each ``every`` steps, and after validation.
 
-    The validation loss also decides what ``keeper`` keeps as the best checkpoint.
+    The validation loss also decides what ``keeper`` keeps as the best checkpoint. What ``gauges`` have
+    measured is logged beside the losses.
     """
 
-    def __init__(self, every: int, keeper: CheckpointKeeper) -> None:
+    def __init__(self, every: int, keeper: CheckpointKeeper, gauges: Gauges) -> None:
         self.every = every
         self.keeper = keeper
+        self.gauges = gauges
         self.latest: dict[str, float] = {}
 
     def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Log the steps since the last time; the last step too, so that a short run has its numbers."""
         if step % self.every == 0 or step == trainer.max_steps:
-            self._log(trainer, module.take_metrics(), step)
+            # the losses first: once they are here, the GPU has done all that the gauges ask about
+            losses = module.take_metrics()
+            self._log(trainer, losses | self.gauges.take(step, module.device), step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the validation loss and offer the checkpoint."""
@@ -60,7 +73,12 @@ class MetricsLog(StepCallback):
 
 
 class StepProgress(StepCallback):
-    """Step, loss, rate and time left: a live bar in a terminal, elsewhere a line when the loss is logged."""
+    """Step, loss, rate, memory and time left: a live bar in a terminal, elsewhere a line with each logged
+    loss.
+
+    The rate is that of the steps between two logged values; the time left counts on demos, validation and
+    checkpoints to take as long as they did so far.
+    """
 
     def __init__(self, metrics: MetricsLog, max_steps: int) -> None:
         self.metrics = metrics
@@ -105,13 +123,17 @@ class StepProgress(StepCallback):
         self._stop()
 
     def _line(self, step: int) -> str:
-        elapsed = time.monotonic() - self._started
-        rate = (step - self._first_step) / elapsed if elapsed > 0 else 0.0
         total = f"/{self.max_steps}" if self.max_steps > 0 else ""
-        loss = self.metrics.latest.get("train/loss")
-        parts = [f"{step}{total}", "loss -" if loss is None else f"loss {loss:.4f}", f"{rate:.2f} steps/s"]
-        if self.max_steps > 0 and rate > 0:
-            parts.append(f"{_duration((self.max_steps - step) / rate)} left")
+        parts = [f"{step}{total}"]
+        parts += [
+            shown.format(self.metrics.latest[name])
+            for name, shown in _SHOWN.items()
+            if name in self.metrics.latest
+        ]
+        elapsed = time.monotonic() - self._started
+        if self.max_steps > 0 and step > self._first_step:
+            left = (self.max_steps - step) * elapsed / (step - self._first_step)
+            parts.append(f"{_duration(left)} left")
         return "  ".join(parts)
 
     def _stop(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from stable_audio_tools.audio.files import save_audio
@@ -18,7 +19,7 @@ from stable_audio_tools.inference.generation import (
     generate_diffusion_cond_inpaint,
 )
 from stable_audio_tools.inference.unconditional import generate_diffusion_uncond
-from stable_audio_tools.report.page import Card, Page, cards, image, player
+from stable_audio_tools.report.page import Card, Page, cards, link, linked_image, linked_player
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.schema.training import DemoConfig
 from stable_audio_tools.training.autoencoder import AutoencoderTrainer, cut_alike
@@ -26,11 +27,12 @@ from stable_audio_tools.training.diffusion import DiffusionCondTrainer, Diffusio
 from stable_audio_tools.training.diffusion_autoencoder import DiffusionAutoencoderTrainer
 from stable_audio_tools.training.inpainting import DiffusionCondInpaintTrainer
 from stable_audio_tools.training.language_model import LanguageModelTrainer
+from stable_audio_tools.training.media import ShownClip, show_clip
 from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.side_jobs import SideJob
 
-MAX_PAGE_STEPS = 3
-"""How many demos the page shows, the newest: their sound lies inside it. All WAVs stay in their folders."""
+MAX_PAGE_STEPS = 20
+"""How many demos the page shows, the newest. All files stay in their folders."""
 TOP_P = 0.95
 """A language model draws from the likeliest codes of this probability, as in the public demos."""
 
@@ -44,7 +46,8 @@ class Clip(NamedTuple):
 
 
 class Demos(SideJob):
-    """Every ``demo_every`` steps, writes ``demos/step=<n>/*.wav`` with spectrograms and ``demos/index.html``.
+    """Every ``demo_every`` steps, writes ``demos/step=<n>/*.wav`` with spectrograms and ``demos/index.html``,
+    and shows the clips to the trackers that can play them.
 
     The same prompts get the same noise every time, so that what changes is the model. A subclass makes the
     clips of one kind of model.
@@ -64,6 +67,11 @@ class Demos(SideJob):
         self.seed = seeds.derive_seed("demo", seed) % 2**31
         self.audio: Tensor | None = None
         self.infos: Sequence[dict[str, Any]] = ()
+        self.loggers: Sequence[Logger] = ()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn who else wants to hear."""
+        self.loggers = trainer.loggers
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -85,7 +93,7 @@ class Demos(SideJob):
         target = self.folder / f"step={step:08d}"
         found = False
         for clip in self.clips(model, module):
-            self._save(clip, target, module.config.sample_rate)
+            show_clip(self.loggers, self._save(clip, target, module.config.sample_rate), step)
             found = True
         if found:
             self._write_page()
@@ -102,25 +110,32 @@ class Demos(SideJob):
         count = self.config.num_demos
         return [source[i % len(source)] for i in range(count)] if source else []
 
-    def _save(self, clip: Clip, target: Path, sample_rate: int) -> None:
+    def _save(self, clip: Clip, target: Path, sample_rate: int) -> ShownClip:
         audio = clip.audio.float().cpu()
-        peak = audio.abs().max().clamp(min=1.0)
-        path = target / f"{clip.name}.wav"
-        save_audio(path, audio / peak, sample_rate, tags={"title": clip.prompt})
-        path.with_suffix(".png").write_bytes(spectrogram_png(audio, sample_rate, title=clip.prompt or None))
-        path.with_suffix(".txt").write_text(clip.prompt, encoding="utf-8")
+        audio = audio / audio.abs().max().clamp(min=1.0)
+        wav = target / f"{clip.name}.wav"
+        png = wav.with_suffix(".png")
+        save_audio(wav, audio, sample_rate, tags={"title": clip.prompt})
+        png.write_bytes(spectrogram_png(audio, sample_rate, title=clip.prompt or None))
+        wav.with_suffix(".txt").write_text(clip.prompt, encoding="utf-8")
+        return ShownClip(clip.name, clip.prompt, audio, sample_rate, wav, png)
 
     def _write_page(self) -> None:
+        # clips are long, so they stay in their files: the page goes with its folder
         page = Page("Demos", "Clips from the averaged weights, newest first.")
+        if (self.folder.parent / "index.html").exists():
+            page.section("Run", link("../index.html", "curves of this run"))
         for step_folder in sorted(self.folder.glob("step=*"), reverse=True)[:MAX_PAGE_STEPS]:
-            shown = [
-                Card(
-                    path.with_suffix(".txt").read_text(encoding="utf-8") or path.stem,
-                    [image(path.with_suffix(".png").read_bytes(), path.stem), player(path, path.stem)],
-                    path.stem.replace("_", ", "),
+            shown = []
+            for path in sorted(step_folder.glob("*.wav")):
+                beside = f"{step_folder.name}/{path.stem}"
+                shown.append(
+                    Card(
+                        path.with_suffix(".txt").read_text(encoding="utf-8") or path.stem,
+                        [linked_image(f"{beside}.png", path.stem), linked_player(f"{beside}.wav", path.stem)],
+                        path.stem.replace("_", ", "),
+                    )
                 )
-                for path in sorted(step_folder.glob("*.wav"))
-            ]
             page.section(f"Step {int(step_folder.name.removeprefix('step='))}", cards(shown))
         page.write(self.folder / "index.html")
 

@@ -30,6 +30,7 @@ from stable_audio_tools.training.checkpoints import (
 )
 from stable_audio_tools.training.demos import create_demos
 from stable_audio_tools.training.factory import create_training_wrapper_from_config, trains_by_turns
+from stable_audio_tools.training.gauges import Gauges, loader_advice
 from stable_audio_tools.training.hardware import Hardware, choose_hardware
 from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
@@ -207,14 +208,21 @@ def _trainer(
     base: tuple[str, str] | None,
 ) -> pl.Trainer:
     keeper = CheckpointKeeper(folder / "checkpoints", settings.checkpoint_every, settings.save_top_k, base)
-    metrics = MetricsLog(settings.log_every, keeper)
+    stored = bool(getattr(module.options, "pre_encoded", False))
+    advice = loader_advice(settings.num_workers, stored)
+    # shards of a gradient have norms of their own
+    whole = not hardware.strategy.startswith(("fsdp", "deepspeed"))
+    gauges = Gauges(settings.log_every, settings.max_steps, advice, norms=whole)
+    metrics = MetricsLog(settings.log_every, keeper, gauges)
     progress = StepProgress(metrics, settings.max_steps)
-    callbacks: list[pl.Callback] = [metrics, progress, keeper, BadBatchReport(folder), StopOnSignal(keeper)]
+    callbacks: list[pl.Callback] = [gauges, metrics, progress, keeper]
+    callbacks += [BadBatchReport(folder), StopOnSignal(keeper)]
     if module.options.demo is not None:
         callbacks.append(create_demos(module, folder, settings.seed))
     scores = getattr(module.options, "song_describer_eval", None)
     if scores is not None and SongDescriberScores.wanted(scores):
         callbacks.append(SongDescriberScores(scores, folder, settings.seed))
+    callbacks.append(gauges.last)
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
     kept_rows = resume.step if resume is not None and resume.run_folder else None
     trainer = pl.Trainer(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,8 @@ from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.training.callbacks import StepCallback
 from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.sharding import whole_networks
+
+T = TypeVar("T")
 
 
 class SideJob(StepCallback, ABC):
@@ -32,9 +35,16 @@ class SideJob(StepCallback, ABC):
             return
         with whole_networks(trainer):
             if trainer.is_global_zero:
-                self._run(trainer, module, step)
+                self.send(trainer, self.attempt(trainer, module, step, self.work), step)
 
-    def _run(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
+    def attempt(
+        self,
+        trainer: pl.Trainer,
+        module: ModelTrainer,
+        step: int,
+        work: Callable[[Any, Any, int], T],
+    ) -> T | None:
+        """What ``work`` of the averaged model, ``module`` and ``step`` returns; None where it failed."""
         devices = [module.device] if module.device.type == "cuda" else []
         try:
             with (
@@ -43,13 +53,16 @@ class SideJob(StepCallback, ABC):
                 trainer.precision_plugin.forward_context(),
                 module.averaged() as model,
             ):
-                metrics = self.work(model, module, step)
+                return work(model, module, step)
         except Exception as error:  # whatever went wrong here, the weights are more precious
             reason = " ".join(str(error).split()) or type(error).__name__
             warn(f"step {step}: {self.name} failed and training goes on: {reason}")
-            return
+            return None
+
+    def send(self, trainer: pl.Trainer, metrics: dict[str, float] | None, step: int) -> None:
+        """Send numbers to every logger, if there are any."""
         for logger in trainer.loggers if metrics else []:
-            logger.log_metrics(metrics, step)
+            logger.log_metrics(metrics or {}, step)
 
     @abstractmethod
     def work(self, model: Any, module: Any, step: int) -> dict[str, float]:

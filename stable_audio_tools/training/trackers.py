@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.files import atomic_path
+from stable_audio_tools.training.run_page import RunPage
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
 
@@ -88,7 +89,8 @@ def check_logger(name: str) -> None:
 def create_loggers(
     name: str, run_folder: Path, project: str, resumed_step: int | None = None
 ) -> list[Logger]:
-    """``metrics.csv`` in the run folder, and the tracker called ``name``; nothing for ``none``.
+    """``metrics.csv`` and ``index.html`` in the run folder, and the tracker called ``name``; nothing for
+    ``none``.
 
     Args:
         name: ``csv``, ``tensorboard``, ``wandb``, ``comet`` or ``none``.
@@ -102,6 +104,7 @@ def create_loggers(
         return []
     check_logger(name)
     loggers: list[Logger] = [CsvLogger(run_folder / "metrics.csv", resumed_step)]
+    loggers.append(RunPage(run_folder, project))  # after the table, whose rows it begins with
     if name == "tensorboard":
         from pytorch_lightning.loggers import TensorBoardLogger
 

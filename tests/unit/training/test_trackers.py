@@ -9,6 +9,7 @@ import pytest
 
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.training import trackers
+from stable_audio_tools.training.run_page import RunPage
 from stable_audio_tools.training.trackers import CsvLogger, check_logger, create_loggers
 
 
@@ -42,7 +43,7 @@ def test_a_resumed_table_drops_the_rows_that_are_computed_again(tmp_path):
 
 def test_none_is_none_and_csv_is_csv(tmp_path):
     assert create_loggers("none", tmp_path, "run") == []
-    assert [type(log) for log in create_loggers("csv", tmp_path, "run")] == [CsvLogger]
+    assert [type(log) for log in create_loggers("csv", tmp_path, "run")] == [CsvLogger, RunPage]
 
 
 @pytest.mark.parametrize("name", ["wandb", "comet", "tensorboard"])
