@@ -145,6 +145,15 @@ def score_stores(
     return files
 
 
+def are_whole(*stores: str | Path) -> bool:
+    """Whether these stores have all their rows.
+
+    Raises:
+        StoreError: one is no store.
+    """
+    return not any(FeatureStore.read(_store_folder(store)).missing() for store in stores)
+
+
 def run_attribution(
     model: ModelFiles,
     train_dataset_config: str | Path,

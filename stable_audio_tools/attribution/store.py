@@ -97,15 +97,23 @@ class FeatureStore:
         Raises:
             StoreError: there is none, or rows are missing.
         """
-        folder = Path(folder)
-        store = cls(folder, _read_meta(folder))
+        store = cls.read(folder)
         missing = store.missing()
         if missing:
             raise StoreError(
-                f"{folder}: {len(missing)} of {len(store)} rows are missing, the first is"
+                f"{store.folder}: {len(missing)} of {len(store)} rows are missing, the first is"
                 f" {store.sample_ids[missing[0]]}; run the extraction again, it continues where it stopped"
             )
         return store
+
+    @classmethod
+    def read(cls, folder: str | Path) -> FeatureStore:
+        """Read a store as far as it is done; rows that are :meth:`missing` are zero or stale.
+
+        Raises:
+            StoreError: there is none.
+        """
+        return cls(Path(folder), _read_meta(Path(folder)))
 
     def __len__(self) -> int:
         return int(self.meta["rows"]["count"])

@@ -7,7 +7,13 @@ from typing import Any
 
 import typer
 
-from stable_audio_tools.attribution.run import QUERY_FEATURES, TRAIN_FEATURES, extract_both, score_stores
+from stable_audio_tools.attribution.run import (
+    QUERY_FEATURES,
+    TRAIN_FEATURES,
+    are_whole,
+    extract_both,
+    score_stores,
+)
 from stable_audio_tools.attribution.run import extract as extract_features
 from stable_audio_tools.attribution.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
@@ -17,6 +23,7 @@ from stable_audio_tools.models.checkpoints import read_checkpoint
 from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.models.pretrained import CONFIG_NAME, find_pretrained
 from stable_audio_tools.runtime.files import write_json
+from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.reader import read_dataset_config
 
 app = typer.Typer(help="Ask which training tracks shaped generated clips (D-TRAK).", no_args_is_help=True)
@@ -203,8 +210,14 @@ def score(
     ),
     rank_by: str | None = _RANK_BY,
     top_k: int | None = _TOP_K,
+    if_whole: bool = typer.Option(
+        False, "--if-whole", help="Do nothing as long as other processes have rows to write."
+    ),
 ) -> None:
     """Scores of every track for every clip, from two stores: ranked tables of tracks, artists and albums."""
+    if if_whole and not are_whole(train_features, query_features):
+        say("rows are missing, and other processes work on them: the last one makes the tables")
+        return
     score_stores(
         train_features, query_features, output_dir, ScoreSettings(**scoring), rank_by=rank_by, top_k=top_k
     )
