@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from stable_audio_tools.attribution.extract import extract_features
 from stable_audio_tools.attribution.queries import TrackSource, query_source, train_source
 from stable_audio_tools.attribution.ranking import RANK_BY, write_groups, write_ranking
-from stable_audio_tools.attribution.scores import ScoreSettings, score
+from stable_audio_tools.attribution.scores import ScoreSettings, score_many
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import ALONE, device_of, share_of
 from stable_audio_tools.attribution.store import FeatureStore
@@ -80,8 +81,8 @@ def extract(
 
 
 def score_stores(
-    train_features: str | Path,
-    query_features: str | Path,
+    train_features: str | Path | Sequence[str | Path],
+    query_features: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     settings: ScoreSettings | None = None,
     *,
@@ -94,7 +95,8 @@ def score_stores(
     (sums), ``scores.npy`` (Q, N) and ``run.json``.
 
     Args:
-        train_features: a store, or the ``.npy`` it was exported to.
+        train_features: a store, or the ``.npy`` it was exported to. Several, of other checkpoints or seeds,
+            with as many ``query_features``, are an ensemble: the mean of their scores.
         rank_by: ``score`` or ``score_squared``; None takes the square for D-TRAK with a measurement other
             than the loss, whose sign says nothing about helping or hurting, and the score elsewhere.
         top_k: rows per query in ``ranking.csv``; None is all.
@@ -105,14 +107,12 @@ def score_stores(
     settings = settings or ScoreSettings()
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k must be at least 1, found {top_k}")
-    train, queries = (
-        FeatureStore.open(_store_folder(train_features)),
-        FeatureStore.open(_store_folder(query_features)),
-    )
+    pairs = _pairs(train_features, query_features)
+    train, queries = pairs[0]
     rank_by = rank_by or _rank_by(train, settings)
     if rank_by not in RANK_BY:
         raise UsageError(f"unknown rank_by {rank_by!r}; known: {', '.join(RANK_BY)}")
-    scores = score(train, queries, settings)
+    scores = score_many(pairs, settings)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "scores.npy") as temporary:
@@ -136,6 +136,7 @@ def score_stores(
             "rank_by": rank_by,
             "train": {"store": str(train.folder), "rows": len(train), "stamp": train.meta["stamp"]},
             "queries": {"store": str(queries.folder), "rows": len(queries), "stamp": queries.meta["stamp"]},
+            "ensemble": [[str(store.folder) for store in pair] for pair in pairs],
         },
     )
     say(
@@ -143,6 +144,22 @@ def score_stores(
         f" ranked by {rank_by}"
     )
     return files
+
+
+def _pairs(
+    train_features: str | Path | Sequence[str | Path], query_features: str | Path | Sequence[str | Path]
+) -> list[tuple[FeatureStore, FeatureStore]]:
+    names = [
+        [given] if isinstance(given, str | Path) else list(given)
+        for given in (train_features, query_features)
+    ]
+    if len(names[0]) != len(names[1]):
+        raise UsageError(
+            f"found {len(names[0])} stores of tracks and {len(names[1])} of clips; an ensemble needs as many"
+            " of each, in the same order"
+        )
+    tracks, clips = ([FeatureStore.open(_store_folder(name)) for name in given] for given in names)
+    return list(zip(tracks, clips, strict=True))
 
 
 def are_whole(*stores: str | Path) -> bool:

@@ -222,6 +222,12 @@ class FeatureStore:
         values = np.asarray(self._features[:, columns], dtype=np.float64)
         return torch.from_numpy(values * np.asarray(self._scales, dtype=np.float64)[:, None])
 
+    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        """Some rows and columns, (n, d) float32, in memory of their own."""
+        values = np.array(self._features[rows, columns], dtype=np.float32)
+        values *= np.asarray(self._scales[rows])[:, None]
+        return torch.from_numpy(values)
+
     def latents(self) -> Tensor:
         """Mean and standard deviation of each row's latents over time, (N, E) float64."""
         return torch.from_numpy(np.asarray(self._latents, dtype=np.float64))

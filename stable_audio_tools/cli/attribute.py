@@ -8,15 +8,15 @@ from typing import Any
 import typer
 
 from stable_audio_tools.attribution.run import (
-    QUERY_FEATURES,
-    TRAIN_FEATURES,
     are_whole,
     extract_both,
+    run_attribution,
     score_stores,
 )
 from stable_audio_tools.attribution.run import extract as extract_features
 from stable_audio_tools.attribution.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.attribution.sharing import share_of
 from stable_audio_tools.cli.options import flags_of
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.checkpoints import read_checkpoint
@@ -122,29 +122,31 @@ def run(
     processes share the work, and the last one scores.
     """
     _check_stored(pre_encoded, train_dataset_config)
-    score_settings = ScoreSettings(**scoring)  # a mistake in them should show before an hour of work
-    whole = extract_both(
-        _model_files(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path, output_dir),
+    settings, score_settings = _feature_settings(features, disable_random_crop), ScoreSettings(**scoring)
+    files = _model_files(model_config, ckpt_path, lora_ckpt_path, pretransform_ckpt_path, output_dir)
+    work: dict[str, Any] = {
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "device": device,
+        "compile": compile,
+        "prompt": prompt,
+    }
+    if share_of(shard).world_size > 1:
+        whole = extract_both(files, train_dataset_config, queries, output_dir, settings, shard=shard, **work)
+        if not whole:
+            say("rows are missing, and other processes work on them: the last one makes the tables")
+            return
+    run_attribution(
+        files,
         train_dataset_config,
         queries,
         output_dir,
-        _feature_settings(features, disable_random_crop),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=device,
-        compile=compile,
-        shard=shard,
-        prompt=prompt,
+        settings,
+        score_settings,
+        rank_by=rank_by,
+        top_k=top_k,
+        **work,
     )
-    if whole:
-        score_stores(
-            output_dir / TRAIN_FEATURES,
-            output_dir / QUERY_FEATURES,
-            output_dir,
-            score_settings,
-            rank_by=rank_by,
-            top_k=top_k,
-        )
 
 
 @app.command("extract")
@@ -203,8 +205,12 @@ def extract(
 def score(
     scoring: dict[str, Any],
     *,
-    train_features: Path = typer.Option(..., help="Store of the training set.", rich_help_panel=_FILES),
-    query_features: Path = typer.Option(..., help="Store of the clips.", rich_help_panel=_FILES),
+    train_features: list[Path] = typer.Option(
+        ..., help="Store of the training set; several make an ensemble.", rich_help_panel=_FILES
+    ),
+    query_features: list[Path] = typer.Option(
+        ..., help="Store of the clips; as many, in the same order.", rich_help_panel=_FILES
+    ),
     output_dir: Path = typer.Option(
         Path("outputs/attribution"), help="Where the tables go.", rich_help_panel=_FILES
     ),
@@ -215,7 +221,7 @@ def score(
     ),
 ) -> None:
     """Scores of every track for every clip, from two stores: ranked tables of tracks, artists and albums."""
-    if if_whole and not are_whole(train_features, query_features):
+    if if_whole and not are_whole(*train_features, *query_features):
         say("rows are missing, and other processes work on them: the last one makes the tables")
         return
     score_stores(
