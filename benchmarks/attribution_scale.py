@@ -1,8 +1,8 @@
 """Time and memory of scoring, on stores of synthetic rows.
 
-The first time the kernel of the tracks is decomposed, or their rows are sketched; this is kept, and "again" is
-what further clips cost. Rows agree in 0.999 of their energy, as shared noise makes them, and each clip is a
-track with a tenth of noise, so that the right answer is known.
+The first time the kernel of the tracks is decomposed, or their rows are sketched; this is kept, and "again"
+is what further clips cost. Rows agree in 0.999 of their energy, as shared noise makes them, and each clip is
+a track with a tenth of noise, so that the right answer is known.
 
     python benchmarks/attribution_scale.py --tracks 5000 --dim 64000
     python benchmarks/attribution_scale.py --tracks 200000 --dim 8192 --sketch-dim 2048
