@@ -39,6 +39,8 @@ EXACT_ROWS = 20_000
 
 COLUMNS_AT_ONCE = 4096
 ROWS_AT_ONCE = 4096
+NUMBERS_AT_ONCE = 1 << 27
+"""Of many tracks fewer columns are read at a time: half a gigabyte in float32."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _zeros(*shape: int, device: torch.device) -> Tensor:
 def _centred(train: FeatureStore, dim: int, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Columns of all tracks less their mean, (N, d) float32, with which they are and the mean (d,)."""
     with exact_float32():
-        for columns in _blocks(dim, COLUMNS_AT_ONCE):
+        for columns in _blocks(dim, min(COLUMNS_AT_ONCE, max(1, NUMBERS_AT_ONCE // len(train)))):
             tracks = train.block(columns=columns).to(device)
             centre = tracks.mean(0)
             tracks -= centre
