@@ -6,6 +6,9 @@
 #
 # Variables set in the environment win over the defaults. Flags are passed on to both extractions, which must
 # agree; flags for the scoring go into SCORE_FLAGS. A run that was killed goes on where it stopped.
+#
+# NUM_GPUS=4 uses four GPUs of this machine. SHARD=2/8 does the third of eight parts of the work, as the tasks of
+# a Slurm array do (run_dtrak_attribution.slurm); whoever finds all features there makes the tables.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -22,6 +25,9 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 : "${NUM_WORKERS:=4}"
 : "${DEVICE:=auto}"
 : "${SCORE_FLAGS:=}"
+: "${NUM_GPUS:=1}"
+: "${SHARD:=}"
+: "${TORCHRUN:=}"
 
 if [[ " $* " == *" --help "* ]]; then
   sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
@@ -40,15 +46,24 @@ if [[ -n "$PRETRANSFORM_CKPT_PATH" ]]; then
   extraction+=(--pretransform-ckpt-path "$PRETRANSFORM_CKPT_PATH")
 fi
 
-# The clips first: they are few, and a clip without a prompt should show before the long part.
-"$PYTHON" "$here/dtrak_extract_features.py" "${extraction[@]}" \
-  --queries "$QUERIES" --output "$OUTPUT_DIR/query_features" "$@"
+if [[ -n "$SHARD" ]]; then extraction+=(--shard "$SHARD"); fi
+if [[ -z "$TORCHRUN" && "$NUM_GPUS" -gt 1 ]]; then
+  TORCHRUN="$PYTHON -m torch.distributed.run --standalone --nproc-per-node $NUM_GPUS"
+fi
 
-"$PYTHON" "$here/dtrak_extract_features.py" "${extraction[@]}" \
-  --dataset-config "$TRAIN_DATASET_CONFIG" --output "$OUTPUT_DIR/train_features" "$@"
+extract() {
+  # TORCHRUN is several words on purpose.
+  # shellcheck disable=SC2086
+  ${TORCHRUN:-"$PYTHON"} "$here/dtrak_extract_features.py" "${extraction[@]}" "$@"
+}
+
+# The clips first: they are few, and a clip without a prompt should show before the long part.
+extract --queries "$QUERIES" --output "$OUTPUT_DIR/query_features" "$@"
+
+extract --dataset-config "$TRAIN_DATASET_CONFIG" --output "$OUTPUT_DIR/train_features" "$@"
 
 # SCORE_FLAGS is several words on purpose.
 # shellcheck disable=SC2086
 "$PYTHON" "$here/dtrak_score.py" \
   --train-features "$OUTPUT_DIR/train_features" --query-features "$OUTPUT_DIR/query_features" \
-  --output-dir "$OUTPUT_DIR" $SCORE_FLAGS
+  --output-dir "$OUTPUT_DIR" --if-whole $SCORE_FLAGS

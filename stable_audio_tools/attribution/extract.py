@@ -13,6 +13,7 @@ from stable_audio_tools.attribution.gradients import DenseGradients, GradientFea
 from stable_audio_tools.attribution.numerics import exact_float32, repeatable, worth_compiling
 from stable_audio_tools.attribution.queries import TrackSource
 from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.attribution.sharing import ALONE
 from stable_audio_tools.attribution.store import FeatureStore, Stamp
 from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.data.dataset import make_loader
@@ -20,6 +21,7 @@ from stable_audio_tools.data.latents import LatentDataset, fit_to_model
 from stable_audio_tools.data.local import LocalDataset, TrackDataset
 from stable_audio_tools.data.sample import SampleKey
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.inference.shares import Share
 from stable_audio_tools.models.adapters.lora import adapted_layers
 from stable_audio_tools.runtime.progress import say, track, warn
 
@@ -76,6 +78,7 @@ def extract_features(
     batch_size: int = 8,
     num_workers: int = 0,
     compile: bool | None = None,
+    share: Share = ALONE,
     description: str = "features",
 ) -> FeatureStore:
     """Write the feature row of every track of ``source``, or of those still missing, into a store.
@@ -88,6 +91,8 @@ def extract_features(
         source: the tracks; row i of the store is track i.
         stamp: what the model is, by name (hashes); tracks and settings are added here.
         compile: compile the network's blocks; None does where it pays, on a GPU and for many tracks.
+        share: which process of how many this is: it does every n-th batch of those missing. The numbers may
+            be others each time; nothing is lost or left out.
 
     Raises:
         StoreError: the store belongs to another run.
@@ -115,10 +120,16 @@ def extract_features(
         },
         dtype=settings.store_dtype,
         info={"settings": settings.to_dict(), "left_out": gradients.left_out},
+        part=(share.rank, share.world_size),
     )
-    batches = batches_to_do(store.missing(), len(index), batch_size)
-    if len(store.missing()) < len(index):
-        say(f"{store_dir}: {len(index) - len(store.missing())} of {len(index)} rows are there, going on")
+    missing = store.missing()
+    if len(missing) < len(index):
+        say(f"{store_dir}: {len(index) - len(missing)} of {len(index)} rows are there, going on")
+    batches = [
+        rows
+        for rows in batches_to_do(missing, len(index), batch_size)
+        if rows[0] // batch_size % share.world_size == share.rank
+    ]
     loader = make_loader(
         _dataset(model, source, settings),
         [[SampleKey(row, 0) for row in rows] for rows in batches],
@@ -131,7 +142,11 @@ def extract_features(
             kept = torch.tensor([float("replaced" not in info) for info in infos], device=features.device)
             statistics = latent_statistics(batch.latents, batch.mask) * kept[:, None]
             store.write(rows, features * kept[:, None], statistics, [_record(info) for info in infos])
-    store.finish()
+    if not store.finish():
+        others = share.world_size - 1
+        say(
+            f"{store_dir}: done here; {len(store.missing())} rows of the {others} other processes are to come"
+        )
     return store
 
 

@@ -100,6 +100,7 @@ class HookedGradients:
         self.dim: int = ends[-1]
         self._explicit = param_regex is not None
         self._dtypes: dict[str, tuple[torch.dtype, torch.dtype]] = {}
+        self._odd: set[str] = set()
         self._places: dict[tuple[str, ...], Tensor] = {}
         self._reported = False
         self._compiled_batch = compiled_batch
@@ -115,6 +116,11 @@ class HookedGradients:
         if self._blocks is not None and len(batch) == self._compiled_batch:
             if not self._reported:  # hooks see what compiled code does not: folded batches and silent layers
                 self._run(batch[:1], passes[:1], None)
+            if self._odd & {layer.name for layer in self._blocks.layers}:
+                name = min(self._odd)
+                warn(f"the network's blocks are not compiled: {name} is also called for what is no sample")
+                self._blocks = None
+        if self._blocks is not None and len(batch) == self._compiled_batch:
             try:
                 return self._run(batch, passes, self._blocks)
             except RuntimeError as error:
@@ -129,7 +135,7 @@ class HookedGradients:
         features = torch.zeros(len(batch), self.dim, device=next(self.network.parameters()).device)
         pending = PendingProducts(features, self.spans, self._places)
         tapped = set() if blocks is None else {layer.name for layer in blocks.layers}
-        hooks = _Hooks(features, self.spans, pending, self._dtypes)
+        hooks = _Hooks(features, self.spans, pending, self._dtypes, self._odd)
         with _frozen(self.network), torch.enable_grad(), ExitStack() as stack:
             for layer in self.layers:
                 if layer.name not in tapped:
@@ -171,7 +177,9 @@ class _Hooks:
         spans: dict[str, slice],
         pending: PendingProducts,
         dtypes: dict[str, tuple[torch.dtype, torch.dtype]],
+        odd: set[str],
     ) -> None:
+        self.odd = odd
         self.features = features
         self.spans = spans
         self.pending = pending
@@ -196,6 +204,8 @@ class _Hooks:
             rows = output.shape[0]
             with torch.no_grad():
                 captured = layer.capture(args[0].detach()) if rows == size else None
+            if captured is None:  # DoRA asks its adapters for their whole matrix, without a gradient
+                self.odd.add(layer.name)
             self.dtypes[layer.name] = (torch.float32 if captured is None else captured.dtype, output.dtype)
 
             def output_hook(gradient: Tensor) -> None:

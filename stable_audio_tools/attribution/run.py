@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from stable_audio_tools.attribution.extract import extract_features
 from stable_audio_tools.attribution.queries import TrackSource, query_source, train_source
 from stable_audio_tools.attribution.ranking import RANK_BY, write_groups, write_ranking
-from stable_audio_tools.attribution.scores import ScoreSettings, score
+from stable_audio_tools.attribution.scores import ScoreSettings, score_many
 from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.attribution.sharing import ALONE, device_of, share_of
 from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.inference.shares import Share
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.runtime.files import atomic_path
@@ -42,18 +45,25 @@ def extract(
     *,
     dataset_config: str | Path | None = None,
     queries: str | Path | None = None,
+    prompt: str | None = None,
     batch_size: int = 8,
     num_workers: int = 4,
     device: str | None = None,
+    compile: bool | None = None,
+    shard: str | None = None,
 ) -> FeatureStore:
     """Extract the features of a training set (``dataset_config``) or of clips (``queries``) into ``output``.
 
     ``output`` is the folder of the store. If it ends in ``.npy``, the store goes to the folder of that name
     without the suffix, and its rows are also written to the file, with ``.ids.txt`` and ``.meta.json`` beside
-    it. A run that was killed goes on where it stopped.
+    it. A run that was killed goes on where it stopped. Several processes (torchrun, srun, ``shard``) fill one
+    store; it is whole when the last one ends.
 
     Args:
-        queries: a folder of clips, or a dataset config that names some.
+        queries: clips, see :func:`~stable_audio_tools.attribution.queries.query_source`.
+        prompt: of all clips, in place of what they were made from.
+        compile: see :func:`~stable_audio_tools.attribution.extract.extract_features`.
+        shard: see :func:`~stable_audio_tools.attribution.sharing.share_of`.
 
     Raises:
         StableAudioError: see :func:`~stable_audio_tools.attribution.extract.extract_features`.
@@ -61,24 +71,18 @@ def extract(
     settings = settings or FeatureSettings()
     output = Path(output)
     folder = output.with_suffix("") if output.suffix == ".npy" else output
-    source = _source(dataset_config, queries)
-    store = _extract(
-        model,
-        model.load_conditional(device),
-        source,
-        folder,
-        settings,
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
-    if output.suffix == ".npy":
+    source = _source(dataset_config, queries, prompt)
+    share = share_of(shard)
+    work = Work(batch_size, num_workers, compile, share)
+    store = _extract(model, model.load_conditional(device_of(share, device)), source, folder, settings, work)
+    if output.suffix == ".npy" and not store.missing():
         store.export(output)
     return store
 
 
 def score_stores(
-    train_features: str | Path,
-    query_features: str | Path,
+    train_features: str | Path | Sequence[str | Path],
+    query_features: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     settings: ScoreSettings | None = None,
     *,
@@ -91,7 +95,8 @@ def score_stores(
     (sums), ``scores.npy`` (Q, N) and ``run.json``.
 
     Args:
-        train_features: a store, or the ``.npy`` it was exported to.
+        train_features: a store, or the ``.npy`` it was exported to. Several, of other checkpoints or seeds,
+            with as many ``query_features``, are an ensemble: the mean of their scores.
         rank_by: ``score`` or ``score_squared``; None takes the square for D-TRAK with a measurement other
             than the loss, whose sign says nothing about helping or hurting, and the score elsewhere.
         top_k: rows per query in ``ranking.csv``; None is all.
@@ -102,14 +107,12 @@ def score_stores(
     settings = settings or ScoreSettings()
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k must be at least 1, found {top_k}")
-    train, queries = (
-        FeatureStore.open(_store_folder(train_features)),
-        FeatureStore.open(_store_folder(query_features)),
-    )
+    pairs = _pairs(train_features, query_features)
+    train, queries = pairs[0]
     rank_by = rank_by or _rank_by(train, settings)
     if rank_by not in RANK_BY:
         raise UsageError(f"unknown rank_by {rank_by!r}; known: {', '.join(RANK_BY)}")
-    scores = score(train, queries, settings)
+    scores = score_many(pairs, settings)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "scores.npy") as temporary:
@@ -133,6 +136,7 @@ def score_stores(
             "rank_by": rank_by,
             "train": {"store": str(train.folder), "rows": len(train), "stamp": train.meta["stamp"]},
             "queries": {"store": str(queries.folder), "rows": len(queries), "stamp": queries.meta["stamp"]},
+            "ensemble": [[str(store.folder) for store in pair] for pair in pairs],
         },
     )
     say(
@@ -140,6 +144,31 @@ def score_stores(
         f" ranked by {rank_by}"
     )
     return files
+
+
+def _pairs(
+    train_features: str | Path | Sequence[str | Path], query_features: str | Path | Sequence[str | Path]
+) -> list[tuple[FeatureStore, FeatureStore]]:
+    names = [
+        [given] if isinstance(given, str | Path) else list(given)
+        for given in (train_features, query_features)
+    ]
+    if len(names[0]) != len(names[1]):
+        raise UsageError(
+            f"found {len(names[0])} stores of tracks and {len(names[1])} of clips; an ensemble needs as many"
+            " of each, in the same order"
+        )
+    tracks, clips = ([FeatureStore.open(_store_folder(name)) for name in given] for given in names)
+    return list(zip(tracks, clips, strict=True))
+
+
+def are_whole(*stores: str | Path) -> bool:
+    """Whether these stores have all their rows.
+
+    Raises:
+        StoreError: one is no store.
+    """
+    return not any(FeatureStore.read(_store_folder(store)).missing() for store in stores)
 
 
 def run_attribution(
@@ -155,6 +184,8 @@ def run_attribution(
     device: str | None = None,
     rank_by: str | None = None,
     top_k: int | None = None,
+    compile: bool | None = None,
+    prompt: str | None = None,
 ) -> AttributionFiles:
     """From a model, its training set and some clips to the ranked tables in ``output_dir``.
 
@@ -165,24 +196,71 @@ def run_attribution(
     Raises:
         StableAudioError: see :func:`extract` and :func:`score_stores`.
     """
-    settings = settings or FeatureSettings()
-    folder = Path(output_dir)
-    # Both lists first: a clip without a prompt should show before an hour of work on the training set.
-    clips, tracks = _source(None, queries), _source(train_dataset_config, None)
-    loaded = model.load_conditional(device)
-    jobs = (
-        (tracks, TRAIN_FEATURES, settings),
-        (
-            clips,
-            QUERY_FEATURES,
-            replace(settings, max_examples=None),
-        ),  # all clips, whatever part of the tracks
+    extract_both(
+        model,
+        train_dataset_config,
+        queries,
+        output_dir,
+        settings,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        compile=compile,
+        prompt=prompt,
     )
-    for source, name, job in jobs:
-        _extract(model, loaded, source, folder / name, job, batch_size=batch_size, num_workers=num_workers)
+    folder = Path(output_dir)
     return score_stores(
         folder / TRAIN_FEATURES, folder / QUERY_FEATURES, folder, score_settings, rank_by=rank_by, top_k=top_k
     )
+
+
+def extract_both(
+    model: ModelFiles,
+    train_dataset_config: str | Path,
+    queries: str | Path,
+    output_dir: str | Path,
+    settings: FeatureSettings | None = None,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 4,
+    device: str | None = None,
+    compile: bool | None = None,
+    shard: str | None = None,
+    prompt: str | None = None,
+) -> bool:
+    """The first half of :func:`run_attribution`: this process's part of the features of tracks and clips.
+
+    Returns:
+        Whether both stores are whole now. Of several processes the last one to end finds them so.
+    """
+    settings = settings or FeatureSettings()
+    folder = Path(output_dir)
+    # Both lists first: a clip without a prompt should show before an hour of work on the training set.
+    clips, tracks = _source(None, queries, prompt), _source(train_dataset_config, None)
+    share = share_of(shard)
+    loaded = model.load_conditional(device_of(share, device))
+    work = Work(batch_size, num_workers, compile, share)
+    # All clips, whatever part of the tracks.
+    both = ((clips, QUERY_FEATURES, replace(settings, max_examples=None)), (tracks, TRAIN_FEATURES, settings))
+    stores = [_extract(model, loaded, source, folder / name, job, work) for source, name, job in both]
+    return not any(store.missing() for store in stores)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How features are computed; none of it changes them beyond rounding.
+
+    Attributes:
+        batch_size: samples at once.
+        num_workers: processes that decode.
+        compile: compile the network's blocks; None where it pays.
+        share: which process of how many this is.
+    """
+
+    batch_size: int = 8
+    num_workers: int = 4
+    compile: bool | None = None
+    share: Share = ALONE
 
 
 def _extract(
@@ -191,9 +269,7 @@ def _extract(
     source: TrackSource,
     folder: Path,
     settings: FeatureSettings,
-    *,
-    batch_size: int,
-    num_workers: int,
+    work: Work,
 ) -> FeatureStore:
     return extract_features(
         model,
@@ -201,19 +277,25 @@ def _extract(
         folder,
         settings,
         stamp=files.stamp(),
-        batch_size=batch_size,
-        num_workers=num_workers,
+        batch_size=work.batch_size,
+        num_workers=work.num_workers,
+        compile=work.compile,
+        share=work.share,
         description=folder.name,
     )
 
 
-def _source(dataset_config: str | Path | None, queries: str | Path | None) -> TrackSource:
+def _source(
+    dataset_config: str | Path | None, queries: str | Path | None, prompt: str | None = None
+) -> TrackSource:
     if (dataset_config is None) == (queries is None):
         raise UsageError(
             "give either a dataset config (the training set) or queries (the clips), and not both"
         )
     if queries is not None:
-        return query_source(queries)
+        return query_source(queries, prompt)
+    if prompt is not None:
+        raise UsageError("a prompt is for clips (queries); tracks have those of their dataset config")
     assert dataset_config is not None
     return train_source(dataset_config)
 

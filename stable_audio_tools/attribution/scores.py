@@ -11,19 +11,35 @@ with one float64 eigendecomposition of the N x N kernel Phi Phi^T.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stable_audio_tools.attribution.baselines import (
+    clap_cosine,
+    latent_cosine,
+    loudness_likeness,
+    random_scores,
+)
+from stable_audio_tools.attribution.kernels import (
+    COLUMNS_AT_ONCE,
+    EXACT_ROWS,
+    Products,
+    cross_products,
+    decompose,
+    products,
+    sketched_scores,
+)
 from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import StoreError, UsageError
-from stable_audio_tools.runtime.seeds import generator
+from stable_audio_tools.evaluation.clap import DEFAULT_CLAP
 
-COLUMNS_AT_ONCE = 4096
-"""Feature columns held in float64 at a time: 160 MB for 5,000 tracks."""
+SMALL_WORK = 2e11
+SMALL_ROWS = 1000
+"""Products and tracks up to which all is done in float64 and nothing is kept: a few seconds on two cores."""
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -45,11 +61,15 @@ class ScoreSettings:
         UsageError: a value is out of range; the message names the setting.
     """
 
-    method: str = _flag("dtrak", "dtrak, trak, gradcos, graddot, or a baseline: latent-cosine, random.")
+    method: str = _flag(
+        "dtrak", "dtrak, trak, gradcos, graddot; baselines: latent-cosine, clap, loudness, random."
+    )
     lambda_scale: float = _flag(0.1, "Regularisation, relative to the kernel's mean eigenvalue.")
     lambda_reg: float | None = _flag(None, "Absolute regularisation, in place of lambda_scale.")
     used_dim: int | None = _flag(None, "Dense features: only the first columns, rescaled.")
     seed: int = _flag(0, "Seed of the random baseline.")
+    sketch_dim: int = _flag(8192, "Beyond 20,000 tracks: rows are sketched to this many numbers.")
+    clap_model: str = _flag(DEFAULT_CLAP, "Of the baseline clap: a CLAP's name or folder.")
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -59,6 +79,8 @@ class ScoreSettings:
                 f"lambda cannot be negative, found lambda_scale {self.lambda_scale}"
                 f" and lambda_reg {self.lambda_reg}"
             )
+        if self.sketch_dim < 1:
+            raise UsageError(f"sketch_dim must be at least 1, found {self.sketch_dim}")
         if self.used_dim is not None and self.used_dim < 1:
             raise UsageError(f"used_dim must be at least 1, found {self.used_dim}")
 
@@ -71,6 +93,12 @@ def regularised_scores(
     With lambda 0 the directions without energy are left out (the pseudo-inverse).
     """
     values, vectors = torch.linalg.eigh(kernel.double())
+    return _damped(values, vectors, cross, lambda_scale, lambda_reg)
+
+
+def _damped(
+    values: Tensor, vectors: Tensor, cross: Tensor, lambda_scale: float, lambda_reg: float | None
+) -> Tensor:
     values = values.clamp(min=0)
     damped = values + (lambda_scale * mean_eigenvalue(values) if lambda_reg is None else lambda_reg)
     floor = values.max() * torch.finfo(torch.float64).eps * len(values)
@@ -127,10 +155,45 @@ Method = Callable[[FeatureStore, FeatureStore, ScoreSettings], Tensor]
 
 def dtrak(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """D-TRAK (Zheng et al. 2024): the TRAK estimator on the gradient of any measurement."""
-    kernel, cross, _ = kernels(train, queries, settings.used_dim)
-    return regularised_scores(
-        kernel, cross, lambda_scale=settings.lambda_scale, lambda_reg=settings.lambda_reg
+    dim, scale, absolute = (
+        _used_columns(train, settings.used_dim),
+        settings.lambda_scale,
+        settings.lambda_reg,
     )
+    if _is_small(train, queries, dim):
+        kernel, cross, _ = kernels(train, queries, settings.used_dim)
+        return regularised_scores(kernel, cross, lambda_scale=scale, lambda_reg=absolute)
+    if (
+        absolute is not None
+    ):  # it is meant for products over all columns; the first ones are this much shorter
+        absolute *= dim / train.dim
+    device = _device()
+    if len(train) > EXACT_ROWS:
+        size = min(settings.sketch_dim, dim)
+        return sketched_scores(
+            train, queries, dim, sketch_dim=size, lambda_scale=scale, lambda_reg=absolute, device=device
+        )
+    found = decompose(train, dim, device)
+    cross = cross_products(train, queries, found, device)
+    return _damped(found.values, found.vectors, cross, scale, absolute)
+
+
+def _is_small(train: FeatureStore, queries: FeatureStore, dim: int) -> bool:
+    return len(train) <= SMALL_ROWS and len(train) * (len(train) + len(queries)) * dim <= SMALL_WORK
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _products(train: FeatureStore, queries: FeatureStore, used_dim: int | None) -> Products:
+    """Inner products without those of tracks with tracks."""
+    dim = _used_columns(train, used_dim)
+    if _is_small(train, queries, dim):
+        kernel, cross, own = kernels(train, queries, used_dim)
+        return Products(None, kernel.diagonal(), cross, own)
+    found, scale = products(train, queries, dim, device=_device()), train.dim / dim
+    return Products(None, found.norms.cpu() * scale, found.cross.cpu() * scale, found.own.cpu() * scale)
 
 
 def trak(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
@@ -145,34 +208,14 @@ def trak(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) ->
 
 def gradient_dot(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """Inner product of gradients (Charpiat et al. 2019)."""
-    return kernels(train, queries, settings.used_dim)[1]
+    return _products(train, queries, settings.used_dim).cross
 
 
 def gradient_cosine(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """Cosine of gradients (Charpiat et al. 2019); 0 where a gradient is zero."""
-    kernel, cross, own = kernels(train, queries, settings.used_dim)
-    lengths = own.sqrt()[:, None] * kernel.diagonal().sqrt()[None, :]
-    return torch.where(lengths > 0, cross / lengths.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-
-
-def latent_cosine(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
-    """Baseline without gradients: cosine of the latents' mean and deviation over time, standardised."""
-    tracks, clips = train.latents(), queries.latents()
-    centre = tracks.mean(0)
-    spread = tracks.std(0, unbiased=False).clamp(min=1e-8)
-    tracks, clips = ((rows - centre) / spread for rows in (tracks, clips))
-    return torch.nn.functional.normalize(clips) @ torch.nn.functional.normalize(tracks).T
-
-
-def random_scores(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
-    """Baseline that knows nothing: a draw per query and track."""
-    draws = [
-        torch.randn(
-            len(train), generator=generator("attribution-random", settings.seed, query), dtype=torch.float64
-        )
-        for query in queries.sample_ids
-    ]
-    return torch.stack(draws)
+    found = _products(train, queries, settings.used_dim)
+    lengths = found.own.clamp(min=0).sqrt()[:, None] * found.norms.clamp(min=0).sqrt()[None, :]
+    return torch.where(lengths > 0, found.cross / lengths.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
 
 
 METHODS: dict[str, Method] = {
@@ -181,8 +224,11 @@ METHODS: dict[str, Method] = {
     "gradcos": gradient_cosine,
     "graddot": gradient_dot,
     "latent-cosine": latent_cosine,
+    "clap": clap_cosine,
+    "loudness": loudness_likeness,
     "random": random_scores,
 }
+"""By name. A new one is a function of two stores in a file of its own, and a line here."""
 
 
 def score(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings | None = None) -> Tensor:
@@ -200,3 +246,32 @@ def score(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings | 
             f"{train.folder}: scores are not finite; raise lambda_scale, or extract the features again"
         )
     return scores
+
+
+def score_many(
+    pairs: Sequence[tuple[FeatureStore, FeatureStore]], settings: ScoreSettings | None = None
+) -> Tensor:
+    """The mean of the scores of several pairs of stores: other checkpoints, seeds of noise or projections.
+
+    Scores of dtrak, trak and cosines do not change with the length of features, so none outweighs another;
+    those of graddot are divided by the mean squared length of each store's tracks before.
+
+    Raises:
+        StoreError: the stores hold other tracks or clips, or see :func:`score`.
+    """
+    settings = settings or ScoreSettings()
+    first = pairs[0]
+    total: Tensor | None = None
+    for pair in pairs:
+        for store, expected in zip(pair, first, strict=True):
+            if store.sample_ids != expected.sample_ids:
+                raise StoreError(
+                    f"{store.folder}: holds other rows than {expected.folder}, so their scores have no mean;"
+                    " extract the features of both from the same dataset"
+                )
+        scores = score(*pair, settings)
+        if settings.method == "graddot" and len(pairs) > 1:
+            scores = scores / _products(*pair, settings.used_dim).norms.mean()
+        total = scores if total is None else total + scores
+    assert total is not None
+    return total / len(pairs)

@@ -9,15 +9,22 @@
     done.npy        (N,) uint8: 1 where the row is whole
     tracks.jsonl    what each row is: sample_id, path, prompt, artist, album, title, ...
 
-Rows are flushed to disk before they are marked done, so a kill at any moment costs at most the batch in work.
+Rows are on the disk before they are marked done, so a kill at any moment costs at most the batch in work.
+
+Several processes, also of several machines on one file system, fill a store together. The folder appears
+whole or not at all, each process writes the bytes of its own rows and nothing beside them, and says what they
+are in a file of its own, ``tracks-<i>-of-<n>.jsonl``; whoever finds all rows done puts these together.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +45,13 @@ SHARED_STAMPS = ("model_config", "checkpoint", "pretransform", "adapter", "setti
 class FeatureStore:
     """Rows of features on disk. Use :meth:`create` to make or continue one and :meth:`open` to read one."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], mode: Literal["r", "r+"]) -> None:
+    def __init__(self, folder: Path, meta: dict[str, Any], part: str = "tracks.jsonl") -> None:
         self.folder = folder
         self.meta = meta
-        self._features = np.load(folder / "features.npy", mmap_mode=mode)
-        self._scales = np.load(folder / "scales.npy", mmap_mode=mode)
-        self._latents = np.load(folder / "latents.npy", mmap_mode=mode)
-        self._done = np.load(folder / "done.npy", mmap_mode=mode)
+        self._part = part
+        self._features = np.load(folder / "features.npy", mmap_mode="r")
+        self._scales = np.load(folder / "scales.npy", mmap_mode="r")
+        self._latents = np.load(folder / "latents.npy", mmap_mode="r")
 
     @classmethod
     def create(
@@ -57,6 +64,7 @@ class FeatureStore:
         stamp: Stamp,
         dtype: str = "float32",
         info: Mapping[str, Any] | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> FeatureStore:
         """Make the store, or continue the one that is there.
 
@@ -67,40 +75,20 @@ class FeatureStore:
             stamp: what the rows are made from.
             dtype: ``float32`` or ``float16``.
             info: more for ``meta.json`` that is not compared.
+            part: which process of how many this is.
 
         Raises:
             StoreError: there is a store in ``folder`` that was made from something else; it names what.
         """
         folder = Path(folder)
         rows = {"count": len(sample_ids), "dim": dim, "latent_dim": latent_dim, "dtype": dtype}
-        if (folder / "meta.json").exists():
-            meta = _read_meta(folder)
-            _compare(
-                folder, meta, {**stamp, "rows": rows}, {**meta["stamp"], "rows": meta["rows"]}, "continued"
-            )
-            return cls(folder, meta, "r+")
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"{folder}: is a file; expected a folder for the feature store")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, shape, kind in (
-            ("features", (len(sample_ids), dim), dtype),
-            ("scales", (len(sample_ids),), "float32"),
-            ("latents", (len(sample_ids), latent_dim), "float32"),
-            ("done", (len(sample_ids),), "uint8"),
-        ):
-            np.lib.format.open_memmap(
-                folder / f"{name}.npy", mode="w+", dtype=np.dtype(kind), shape=shape
-            ).flush()
-        (folder / "tracks.jsonl").unlink(missing_ok=True)
-        meta = {
-            "format": FORMAT,
-            "stamp": dict(stamp),
-            "rows": rows,
-            **(info or {}),
-            "sample_ids": list(sample_ids),
-        }
-        write_json(folder / "meta.json", meta)
-        return cls(folder, meta, "r+")
+        if not (folder / "meta.json").exists():
+            meta = {"format": FORMAT, "stamp": dict(stamp), "rows": rows, **(info or {})}
+            _make(folder, {**meta, "sample_ids": list(sample_ids)})
+        meta = _read_meta(folder)
+        _compare(folder, meta, {**stamp, "rows": rows}, {**meta["stamp"], "rows": meta["rows"]}, "continued")
+        name = "tracks.jsonl" if part[1] == 1 else f"tracks-{part[0]:05d}-of-{part[1]:05d}.jsonl"
+        return cls(folder, meta, name)
 
     @classmethod
     def open(cls, folder: str | Path) -> FeatureStore:
@@ -109,15 +97,23 @@ class FeatureStore:
         Raises:
             StoreError: there is none, or rows are missing.
         """
-        folder = Path(folder)
-        store = cls(folder, _read_meta(folder), "r")
+        store = cls.read(folder)
         missing = store.missing()
         if missing:
             raise StoreError(
-                f"{folder}: {len(missing)} of {len(store)} rows are missing, the first is"
+                f"{store.folder}: {len(missing)} of {len(store)} rows are missing, the first is"
                 f" {store.sample_ids[missing[0]]}; run the extraction again, it continues where it stopped"
             )
         return store
+
+    @classmethod
+    def read(cls, folder: str | Path) -> FeatureStore:
+        """Read a store as far as it is done; rows that are :meth:`missing` are zero or stale.
+
+        Raises:
+            StoreError: there is none.
+        """
+        return cls(Path(folder), _read_meta(Path(folder)))
 
     def __len__(self) -> int:
         return int(self.meta["rows"]["count"])
@@ -133,8 +129,8 @@ class FeatureStore:
         return list(self.meta["sample_ids"])
 
     def missing(self) -> list[int]:
-        """Rows that are not done."""
-        return np.flatnonzero(np.asarray(self._done) == 0).tolist()
+        """Rows that are not done, by now and by any process."""
+        return np.flatnonzero(np.load(self.folder / "done.npy") == 0).tolist()
 
     def write(
         self, rows: Sequence[int], features: Tensor, latents: Tensor, records: Sequence[Mapping[str, Any]]
@@ -156,40 +152,81 @@ class FeatureStore:
             self._features.dtype == np.float16
         ):  # squared norms of whole models overflow it, small layers underflow
             scales = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
-        index = list(rows)
-        self._features[index] = values / scales[:, None]
-        self._scales[index] = scales
-        self._latents[index] = latents.detach().to("cpu", torch.float32).numpy()
-        for array in (self._features, self._scales, self._latents):
-            array.flush()
-        with open(self.folder / "tracks.jsonl", "a", encoding="utf-8") as stream:
+        self._put("features", self._features, rows, values / scales[:, None])
+        self._put("scales", self._scales, rows, scales)
+        self._put("latents", self._latents, rows, latents.detach().to("cpu", torch.float32).numpy())
+        with open(self.folder / self._part, "a", encoding="utf-8") as stream:
             for row, record in zip(rows, records, strict=True):
                 # The newline comes first: a line cut off by a kill cannot run into the next one.
                 stream.write("\n" + json.dumps({"row": row, **record}, ensure_ascii=False, default=str))
-        self._done[index] = 1
-        self._done.flush()
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._mark(rows)
 
-    def finish(self) -> None:
-        """Put ``tracks.jsonl`` in row order: the same file however often the run was cut off."""
+    def _mark(self, rows: Sequence[int]) -> None:
+        done = np.load(self.folder / "done.npy", mmap_mode="r")
+        self._put("done", done, rows, np.ones(len(rows)))
+
+    def _put(self, name: str, array: Any, rows: Sequence[int], values: np.ndarray[Any, Any]) -> None:
+        """Write the bytes of some rows to the disk.
+
+        Not through the map of the file: it is written in pages, and a page may hold a row of a neighbour on
+        another machine.
+        """
+        cast = np.ascontiguousarray(values, dtype=array.dtype)
+        size = cast[:1].nbytes
+        with open(self.folder / f"{name}.npy", "r+b") as stream:
+            for row, row_values in zip(rows, cast, strict=True):
+                stream.seek(array.offset + row * size)
+                stream.write(row_values.tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def finish(self) -> bool:
+        """Put ``tracks.jsonl`` together, in row order, if all rows are done; returns whether they are.
+
+        It is the same file however often the run was cut off, and however many processes there were.
+        """
+        if self.missing():
+            return False
+        parts = self._parts()
         lines = [json.dumps(record, ensure_ascii=False, default=str) for record in self.records()]
         write_text(self.folder / "tracks.jsonl", "\n".join(lines) + "\n")
+        for part in parts:
+            part.unlink(missing_ok=True)
+        return True
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("tracks-*-of-*.jsonl"))
 
     def records(self) -> list[dict[str, Any]]:
         """What each row is, in row order."""
         found: dict[int, dict[str, Any]] = {}
-        path = self.folder / "tracks.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        # The parts first: who removes one has put it into tracks.jsonl before.
+        for path in (*self._parts(), self.folder / "tracks.jsonl"):
             try:
-                record = json.loads(line)
-                found[record["row"]] = record
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # empty, or cut off by a kill before its row was marked done
-        return [found.get(row, {"row": row, "sample_id": self.sample_ids[row]}) for row in range(len(self))]
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:
+                continue
+            for line in lines:
+                try:
+                    record = json.loads(line)
+                    found[record["row"]] = record
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    continue  # empty, or cut off by a kill before its row was marked done
+        ids = self.sample_ids
+        return [found.get(row, {"row": row, "sample_id": ids[row]}) for row in range(len(self))]
 
     def features(self, columns: slice = slice(None)) -> Tensor:
         """Columns of all rows, (N, d) float64."""
         values = np.asarray(self._features[:, columns], dtype=np.float64)
         return torch.from_numpy(values * np.asarray(self._scales, dtype=np.float64)[:, None])
+
+    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        """Some rows and columns, (n, d) float32, in memory of their own."""
+        values = np.array(self._features[rows, columns], dtype=np.float32)
+        values *= np.asarray(self._scales[rows])[:, None]
+        return torch.from_numpy(values)
 
     def latents(self) -> Tensor:
         """Mean and standard deviation of each row's latents over time, (N, E) float64."""
@@ -220,6 +257,43 @@ class FeatureStore:
             path.with_suffix(".meta.json"), {key: self.meta[key] for key in self.meta if key != "sample_ids"}
         )
         return path
+
+
+def _make(folder: Path, meta: dict[str, Any]) -> None:
+    """An empty store in ``folder``, unless another process makes it first."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; expected a folder for the feature store")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
+    rows = meta["rows"]
+    try:
+        for name, shape, kind in (
+            ("features", (rows["count"], rows["dim"]), rows["dtype"]),
+            ("scales", (rows["count"],), "float32"),
+            ("latents", (rows["count"], rows["latent_dim"]), "float32"),
+            ("done", (rows["count"],), "uint8"),
+        ):
+            path = temporary / f"{name}.npy"
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(kind), shape=shape).flush()
+        write_json(temporary / "meta.json", meta)
+        temporary.chmod(0o777 & ~_umask())
+        os.replace(temporary, folder)  # onto nothing or an empty folder
+    except OSError as error:
+        if (folder / "meta.json").exists():
+            return
+        if folder.is_dir() and any(folder.iterdir()):
+            raise StoreError(
+                f"{folder}: holds files but no feature store (no meta.json); give an empty folder"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

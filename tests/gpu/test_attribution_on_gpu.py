@@ -11,7 +11,10 @@ from stable_audio_tools.attribution.numerics import exact_float32, repeatable
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.schema.networks import DiTConfig
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU"),
+]
 
 CONFIG = DiTConfig(
     io_channels=16,

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stable_audio_tools.attribution.extract import gradient_features
+from stable_audio_tools.attribution import extract as extract_module
+from stable_audio_tools.attribution.extract import ADAPTER_REGEX, NETWORK_PREFIX, gradient_features
+from stable_audio_tools.attribution.gradients import HookedGradients
 from stable_audio_tools.attribution.run import extract
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore
@@ -58,3 +60,39 @@ def test_the_adapter_is_part_of_the_stamp(tuned, tiny_files, train_config, tmp_p
     assert stamps[0]["checkpoint"] == stamps[1]["checkpoint"]
     assert stamps[0]["adapter"] != stamps[1]["adapter"] is None
     assert json.dumps(stamps[0])
+
+
+def test_taps_on_adapters_give_the_rows_of_hooks(tuned, train_config, tmp_path, monkeypatch, request, capsys):
+    """Compiled blocks hold the adapters' own modules; DoRA calls these for no sample, and stays as it is."""
+    rows = []
+    for name in ("hooked", "compiled"):
+        if name == "compiled":
+            monkeypatch.setattr(extract_module, "gradient_features", compiled_gradients)
+        store = extract(
+            tuned,
+            tmp_path / name,
+            replace(WHOLE, proj_rank=3),
+            dataset_config=train_config,
+            batch_size=4,
+            num_workers=0,
+            device="cpu",
+            compile=name == "compiled",
+        )
+        rows.append(store.features())
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-4, atol=1e-5 * float(rows[0].abs().max()))
+    is_dora = request.node.callspec.params["tuned"] == "dora"
+    assert ("blocks are not compiled" in capsys.readouterr().err) == is_dora
+
+
+def compiled_gradients(model, settings, compiled_batch):
+    features = HookedGradients(
+        model.model,
+        rank=settings.proj_rank,
+        seed=settings.seed,
+        param_regex=ADAPTER_REGEX,
+        prefix=NETWORK_PREFIX,
+        compiled_batch=compiled_batch,
+        backend="aot_eager",
+    )
+    assert len(features._blocks.layers) == len(features.layers)
+    return features

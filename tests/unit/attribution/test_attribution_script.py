@@ -83,3 +83,14 @@ def test_killed_and_continued_is_bit_identical_to_one_pass(tiny_files, train_con
     for name in ("train_features/features.npy", "train_features/tracks.jsonl", "query_features/features.npy"):
         assert (output / name).read_bytes() == (tmp_path / "once" / name).read_bytes(), name
     assert (output / "ranking.csv").read_text() == (tmp_path / "once" / "ranking.csv").read_text()
+
+
+def test_two_parts_of_which_the_last_one_scores(tiny_files, train_config, clips, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    for number, is_last in ((1, False), (0, True)):
+        monkeypatch.setenv("SHARD", f"{number}/2")
+        process = start(tiny_files, train_config, clips, output)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert (output / "ranking.csv").exists() == is_last
+        assert ("the last one makes the tables" in errors) != is_last

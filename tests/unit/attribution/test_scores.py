@@ -82,7 +82,7 @@ def test_a_query_that_is_a_track_ranks_that_track_first(tmp_path, rows, method):
     assert ranked[:, 0].tolist() == [4, 0, 9]
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"trak", "random"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"trak", "random", "clap", "loudness"}))
 def test_scores_do_not_depend_on_the_order_of_tracks_or_queries(tmp_path, rows, method):
     tracks, queries = rows
     forward = score(
