@@ -1,9 +1,9 @@
 """The linear datamodeling score of the shipped attribution, and what is asked of it besides.
 
-About 1,000 short segments by 128 made-up artists, a diffusion transformer of 5.7 M parameters, models trained again
-on halves that hold exactly half of each artist's tracks, two seeds each. Queries are clips of the model trained on
-everything, pieces by the same artists that no model saw, and altered copies of training pieces. Whatever is tuned
-is tuned on one half of the subsets and queries and reported on the other.
+About 1,000 short segments by 128 made-up artists, a diffusion transformer of 5.7 M parameters, models trained
+again on halves that hold exactly half of each artist's tracks, two seeds each. Queries are clips of the model
+trained on everything, pieces by the same artists that no model saw, and altered copies of training pieces.
+Whatever is tuned is tuned on one half of the subsets and queries and reported on the other.
 
 Stages, each continued where it was cut off::
 
@@ -13,11 +13,12 @@ Stages, each continued where it was cut off::
     features   inner products of gradients, by every plan
     removal    models without a query's top tracks, and without an artist
     report     tables, report.json, report.html
+    pack       results in a few archives, for another machine
 
-``all`` does full to report, on ``--gpus`` GPUs at once (a process each), and stops in time for ``--minutes``. ::
+``all`` does full to report, on ``--gpus`` GPUs at once (a process each), and stops in time for ``--minutes``::
 
     python benchmarks/lds.py make --work outputs/lds
-    python benchmarks/lds.py all --work outputs/lds --gpus 4 --minutes 9
+    python benchmarks/lds.py all --work outputs/lds --gpus 4 --minutes 8 --out results
     python benchmarks/lds.py make --work /tmp/lds --smoke && python benchmarks/lds.py all --work /tmp/lds --smoke
 """
 
@@ -25,8 +26,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -73,7 +76,7 @@ def plans(quick: bool) -> list[FeaturePlan]:
             FeaturePlan(f"{short} rank 32", replace(base, proj_rank=32)),
             FeaturePlan(f"{short} bfloat16", replace(base, precision="bfloat16")),
             *(FeaturePlan(f"{short} noise {seed}", base, (seed,)) for seed in SEEDS[1:]),
-            *(FeaturePlan(f"{short} model {i}", base, SEEDS, checkpoint=i) for i in (1, 2, 3)),
+            *(FeaturePlan(f"{short} model {i}", base, checkpoint=i) for i in (1, 2, 3)),
         ]
     made.append(FeaturePlan("l2", FeatureSettings(f="l2-norm", K=K)))
     return made
@@ -100,7 +103,7 @@ def methods() -> list[Method]:
         made += [Method(f"{name}, {variant}", (f"{short} {variant}",), square=square) for variant in variants]
         scored = (short, *(f"{short} noise {seed}" for seed in SEEDS[1:]))
         made.append(Method(f"{name}, mean of 4 noises", scored, square=square))
-        models = (f"{short} 4 noises", *(f"{short} model {i}" for i in (1, 2, 3)))
+        models = (short, *(f"{short} model {i}" for i in (1, 2, 3)))
         made.append(Method(f"{name}, mean of 4 models", models, square=square))
     for suffix, plan in (("", "{}"), (", 4 noises", "{} 4 noises")):
         squared = Method("squared", (plan.format("msq"),), square=True)
@@ -113,9 +116,7 @@ def methods() -> list[Method]:
             Method(f"dtrak squared + trak + trak squared{suffix}", parts=(squared, loss, loss_squared)),
             Method(f"dtrak + trak{suffix}", parts=(plain, loss)),
         ]
-    of_models = {
-        short: (f"{short} 4 noises", *(f"{short} model {i}" for i in (1, 2, 3))) for short in MEASUREMENTS
-    }
+    of_models = {short: (short, *(f"{short} model {i}" for i in (1, 2, 3))) for short in MEASUREMENTS}
     made.append(
         Method(
             "dtrak squared + trak, mean of 4 models",
@@ -124,6 +125,17 @@ def methods() -> list[Method]:
     )
     return made
 
+
+PAIRS = (
+    ("dtrak squared", "dense dtrak squared"), ("trak", "dense trak"), ("dtrak", "dense dtrak"),
+    ("dtrak squared, 4 noises", "dtrak squared, whole 4 noises"), ("trak, 4 noises", "trak, whole 4 noises"),
+    ("dtrak squared", "dtrak squared, rank 32"), ("trak", "trak, rank 32"), ("dtrak squared", "dtrak"),
+    ("trak", "trak, own noise"), ("dtrak squared", "dtrak squared, own noise"),
+    ("trak, K50", "trak"), ("trak, mean of 4 noises", "trak"), ("trak, mean of 4 models", "trak"),
+    ("dtrak squared, K50", "dtrak squared"), ("dtrak squared, mean of 4 models", "dtrak squared"),
+    ("dtrak squared + trak", "dense dtrak squared"), ("trak", "dtrak squared"),
+)  # fmt: skip
+"""Hooked against dense, shared against own noise, more noise and more models against one."""
 
 REMOVED_BY = (
     Method(DEFAULT, ("msq",), square=True),
@@ -168,7 +180,7 @@ def experiment(options: argparse.Namespace, world: World) -> Experiment:
         removal_queries=options.removal_queries,
         groups_left_out=options.groups_left_out,
         steps=5 if options.smoke else 50,
-        feature_batch=16 if options.smoke else 128,
+        feature_batch=16 if options.smoke else 256,
     )
     device = resolve_device(options.device)
     if device.type == "cuda":
@@ -199,7 +211,9 @@ def run_stages(options: argparse.Namespace, stages: list[str]) -> None:
             if options.shard[0] == 0:
                 work.full()
         elif stage == "report":
-            report = proof_report(work, methods(), default=DEFAULT, baseline=BASELINE, draws=options.draws)
+            report = proof_report(
+                work, methods(), default=DEFAULT, baseline=BASELINE, pairs=PAIRS, draws=options.draws
+            )
             about = {**asdict(work.retrain), **asdict(work.settings), "device": _device_name(work.device)}
             about["torch"] = torch.__version__
             about["command"] = " ".join(sys.argv)
@@ -228,6 +242,37 @@ def run_all(options: argparse.Namespace) -> int:
     return max(map(abs, codes))
 
 
+def pack(work: Path, out: Path, limit: int = 15_000_000, total: int = 56_000_000) -> None:
+    """What is worth carrying away, as few files of at most ``limit`` bytes: the report can be made again of them.
+
+    ``tar xf`` them into one folder beside ``world.npz``. Gradients are left out from the last plan on, where
+    they do not fit in ``total``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = [work / "generated.npz", *sorted((work / "measured").iterdir())]
+    names = [plan.name.replace("/", "_") for plan in plans(False)]
+    wanted += [work / "kernels" / f"{name}.npz" for name in names]
+    parts: list[list[Path]] = [[]]
+    size = spent = 0
+    for path in wanted:
+        if not path.exists() or spent + path.stat().st_size > total:
+            continue
+        spent += path.stat().st_size
+        size += path.stat().st_size
+        if size > limit:
+            parts.append([])
+            size = path.stat().st_size
+        parts[-1].append(path)
+    for number, paths in enumerate(parts):
+        with tarfile.open(out / f"lds-{number}.tar", "w") as archive:
+            for path in paths:
+                archive.add(path, path.relative_to(work))
+    for name in ("report.json", "report.html"):
+        if (work / name).exists():
+            shutil.copy(work / name, out / name)
+    say(f"{out}: {len(parts)} archives, {spent / 1e6:.0f} MB")
+
+
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
@@ -239,9 +284,10 @@ def _shard(value: str) -> tuple[int, int]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    stages = ["make", "full", "train", "features", "removal", "report", "shard", "all"]
+    stages = ["make", "full", "train", "features", "removal", "report", "pack", "shard", "all"]
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--work", type=Path, default=Path("outputs/lds"))
+    parser.add_argument("--out", type=Path, default=None, help="pack what is worth keeping into this folder")
     parser.add_argument("--device", default=None)
     parser.add_argument("--gpus", type=int, default=1, help="processes of `all`, one a GPU")
     parser.add_argument("--shard", type=_shard, default=(0, 1), help="i/n: this process's part")
@@ -281,8 +327,14 @@ def main() -> int:
             save_world(path, make_world(size), size)
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
         return 0
+    if options.stage == "pack":
+        pack(options.work, options.out)
+        return 0
     if options.stage == "all":
-        return run_all(options)
+        code = run_all(options)
+        if options.out is not None:
+            pack(options.work, options.out)
+        return code
     stages: list[Any] = [options.stage]
     if options.stage == "shard":
         stages = ["full", "train", "features", "removal"]

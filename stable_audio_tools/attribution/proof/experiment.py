@@ -168,8 +168,7 @@ class Experiment:
 
     def features(self) -> bool:
         """Take this shard's part of the gradients; True when none is missing."""
-        number, of = self.shard
-        todo = [plan for plan in list(self.plans)[number::of] if not self._kernel_path(plan.name).exists()]
+        todo = [plan for plan in self._own_plans() if not self._kernel_path(plan.name).exists()]
         if not todo:
             return True
         queries = self.queries()
@@ -313,6 +312,16 @@ class Experiment:
 
     # ------------------------------------------------------------------ inside
 
+    def _own_plans(self) -> list[FeaturePlan]:
+        """This shard's part of the plans, in their order: the dearest are dealt out first."""
+        number, of = self.shard
+        loads, owners = [0.0] * of, {}
+        dearest = sorted(self.plans, key=lambda plan: -plan.passes)
+        for plan in dearest:
+            owner = loads.index(min(loads))
+            owners[plan.name], loads[owner] = owner, loads[owner] + plan.passes
+        return [plan for plan in self.plans if owners[plan.name] == number]
+
     def _stamp(self) -> Mapping[str, Any]:
         data = self.data
         return {
@@ -416,7 +425,8 @@ class Experiment:
         """
         began = time.monotonic()
         while not path.exists():
-            if self.shard[1] == 1 or time.monotonic() - began > PATIENCE:
+            late = self.deadline is not None and time.monotonic() > self.deadline
+            if self.shard[1] == 1 or late or time.monotonic() - began > PATIENCE:
                 raise StoreError(f"{path}: not there; run the stage that makes it first")
             time.sleep(0.5)
         return read(path)

@@ -39,6 +39,11 @@ class FeaturePlan:
     checkpoint: int = 0
     whole: bool = False
 
+    @property
+    def passes(self) -> int:
+        """Passes over every track, whole gradients counted twice."""
+        return len(self.e_seeds) * self.settings.K * (1 + self.whole)
+
 
 @dataclass(frozen=True)
 class Kernels:

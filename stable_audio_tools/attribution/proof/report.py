@@ -28,7 +28,13 @@ LIMITS = (
 
 
 def proof_report(
-    experiment: Experiment, methods: Sequence[Method], *, default: str, baseline: str, draws: int = 1000
+    experiment: Experiment,
+    methods: Sequence[Method],
+    *,
+    default: str,
+    baseline: str,
+    pairs: Sequence[tuple[str, str]] = (),
+    draws: int = 1000,
 ) -> dict[str, Any]:
     """Everything that can be said from what is there.
 
@@ -36,6 +42,7 @@ def proof_report(
         methods: ways of scoring; each is judged as it is, and with the lambda that did best on the tuning half.
         default: name of the method that the command uses.
         baseline: name of the method that others are compared with.
+        pairs: further methods to compare with each other.
     """
     scorer = experiment.scorer()
     methods = [method for method in methods if scorer.can(method)]
@@ -48,7 +55,7 @@ def proof_report(
         outcomes, rows = experiment.outcomes(kind), experiment.rows_of(kind)
         if outcomes is None:
             continue
-        found = _kind_report(outcomes, rows, kind, scorer, methods, similar, baseline, draws)
+        found = _kind_report(outcomes, rows, kind, scorer, methods, similar, baseline, pairs, draws)
         report[kind], chosen[kind], tuning[kind] = found
     if len(tuning) == 2:
         report["best_of_both_by_tuning"] = _best_of_both(tuning)
@@ -75,6 +82,7 @@ def _kind_report(
     methods: Sequence[Method],
     similar: dict[str, Tensor],
     baseline: str,
+    pairs: Sequence[tuple[str, str]],
     draws: int,
 ) -> tuple[dict[str, Any], dict[str, Method], dict[str, float]]:
     """The table of one kind of query on the reporting half, and what tuning chose."""
@@ -119,6 +127,11 @@ def _kind_report(
             else {"retrained": top.retrained.to_dict(), "perfect": top.perfect.to_dict()},
             "best_similarity": best_similar,
             "chosen_by_tuning": {"method": by_tuning, "lambda": _lambda(chosen[by_tuning])},
+            "pairs": [
+                {"method": one, "other": other, "difference": bootstrap.difference(one, other).to_dict()}
+                for one, other in pairs
+                if one in scores and other in scores
+            ],
             "lds": lines,
         },
         chosen,
@@ -165,6 +178,11 @@ def _removal_report(experiment: Experiment, scores: dict[str, Tensor]) -> dict[s
 def report_text(report: dict[str, Any]) -> str:
     """The tables in plain text."""
     lines = [f"{report['models']} models, {report['tracks']} tracks"]
+    for kind in (GENERATED, HELD_OUT):
+        if kind in report:
+            lines.append(f"{kind}: tuning chose {report[kind]['chosen_by_tuning']}")
+    if "best_of_both_by_tuning" in report:
+        lines.append(f"best of both kinds by tuning: {report['best_of_both_by_tuning']}")
     for title, head, rows in _tables(report):
         lines += ["", f"## {title}", *_aligned([head, *rows])]
     return "\n".join(lines)
@@ -221,6 +239,9 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
             for line in part["lds"]
         ]  # fmt: skip
         made.append((title, head, rows))
+        if part["pairs"]:
+            rows = [[line["method"], line["other"], _shown(line["difference"])] for line in part["pairs"]]
+            made.append((f"Compared in pairs, {kind} queries", ["method", "less", "difference"], rows))
     for name in [name for name in report if name.startswith("removal")]:
         others = sorted({key for line in report[name] for key in line if key.startswith(("times", "minus"))})
         head = ["left out", "queries", "loss rises by", "in percent", *others]
@@ -242,23 +263,28 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
         ]
         made.append(("One artist left out", ["method", "artists", "rank correlation with the loss"], rows))
     if "copies" in report:
-        head = [
-            "method",
-            "kind of copy",
-            "copies",
-            "original first",
-            "reciprocal rank",
-            "minus aligned-cosine",
-        ]
-        rows = [
-            [
-                line["method"], line["kind"], str(line["copies"]), f"{100 * line['first']:.0f} %",
-                _shown(line["reciprocal_rank"]), _shown(line.get("minus_baseline")),
-            ]
-            for line in report["copies"]
-        ]  # fmt: skip
-        made.append(("Altered copies of training tracks", head, rows))
+        made.append(_copies_table(report["copies"]))
     return made
+
+
+def _copies_table(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    """One row a method: the reciprocal rank of the original over all copies, and by kind how often it is first."""
+    kinds = [kind for kind in dict.fromkeys(line["kind"] for line in lines) if kind != "all"]
+    by = {(line["method"], line["kind"]): line for line in lines}
+    rows = []
+    for method in dict.fromkeys(line["method"] for line in lines):
+        every = by[method, "all"]
+        rows.append(
+            [
+                method,
+                _shown(every["reciprocal_rank"]),
+                _shown(every.get("minus_baseline")),
+                *(f"{100 * by[method, kind]['first']:.0f} %" for kind in ("all", *kinds)),
+            ]
+        )
+    rows.sort(key=lambda row: row[1], reverse=True)
+    head = ["method", "reciprocal rank", "minus aligned-cosine", "first", *kinds]
+    return "Altered copies of training tracks: is the original ranked first?", head, rows
 
 
 def _shown(interval: dict[str, float] | None, digits: int = 3) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from stable_audio_tools.runtime.seeds import generator
 
 LEVEL = 0.95
+DRAWS_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -33,38 +34,46 @@ class Interval:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def spearman(predicted: Tensor, measured: Tensor, weights: Tensor | None = None) -> Tensor:
+class RankedColumns:
+    """Columns of an (S, Q) array, sorted once, so that ranks under many drawn weights cost no sorting."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.order = values.double().argsort(dim=0, stable=True)
+        in_order = values.double().gather(0, self.order)
+        self.opens = torch.ones_like(in_order, dtype=torch.bool)
+        self.opens[1:] = in_order[1:] != in_order[:-1]
+        self.has_ties = not bool(self.opens.all())
+
+    def ranks(self, weights: Tensor) -> Tensor:
+        """Ranks (D, S, Q) under how often each row was drawn, (D, S); ties get the mean of theirs."""
+        counts = weights.double()[:, self.order]
+        ends = counts.cumsum(1)
+        starts = ends - counts
+        if self.has_ties:  # a run of equal values spans from its first start to its last end
+            closes = torch.ones_like(self.opens)
+            closes[:-1] = self.opens[1:]
+            starts = torch.where(self.opens, starts, 0.0).cummax(1).values
+            ends = torch.where(closes, ends, torch.inf).flip(1).cummin(1).values.flip(1)
+        index = self.order.expand_as(counts)
+        return torch.empty_like(counts).scatter_(1, index, (starts + ends + 1) / 2)
+
+
+def spearman(predicted: Tensor, measured: Tensor) -> Tensor:
     """Spearman's rank correlation down the columns of two (S, Q) arrays: (Q,) float64.
 
-    ``weights`` (S,) counts how often each row was drawn. Ties get the mean of their ranks; a column without
-    any differences correlates with nothing and gives 0.
+    A column without any differences correlates with nothing and gives 0.
     """
-    weights = torch.ones(len(predicted)) if weights is None else weights
-    return _correlation(_ranks(predicted, weights), _ranks(measured, weights), weights.double())
+    once = torch.ones(1, len(predicted))
+    return _correlation(RankedColumns(predicted).ranks(once), RankedColumns(measured).ranks(once), once)[0]
 
 
 def _correlation(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    share = (weights / weights.sum())[:, None]
-    first = first - (share * first).sum(0)
-    second = second - (share * second).sum(0)
-    spread = ((share * first**2).sum(0) * (share * second**2).sum(0)).sqrt()
-    return torch.where(spread > 1e-12, (share * first * second).sum(0) / spread.clamp(min=1e-12), 0.0)
-
-
-def _ranks(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted ranks of each column, ties averaged, float64."""
-    values, order = values.double().sort(dim=0, stable=True)
-    counts = weights.double()[order]
-    ends = counts.cumsum(0)
-    # A run of equal values spans from its first start to its last end.
-    new = torch.ones_like(values, dtype=torch.bool)
-    new[1:] = values[1:] != values[:-1]
-    last = torch.ones_like(new)
-    last[:-1] = new[1:]
-    start = torch.where(new, ends - counts, 0.0).cummax(0).values
-    end = torch.where(last, ends, torch.inf).flip(0).cummin(0).values.flip(0)
-    sorted_ranks = (start + end + 1) / 2
-    return torch.empty_like(sorted_ranks).scatter_(0, order, sorted_ranks)
+    """Weighted correlation over S of two (D, S, Q): (D, Q)."""
+    share = (weights.double() / weights.double().sum(1, keepdim=True))[..., None]
+    first = first - (share * first).sum(1, keepdim=True)
+    second = second - (share * second).sum(1, keepdim=True)
+    spread = ((share * first**2).sum(1) * (share * second**2).sum(1)).sqrt()
+    return torch.where(spread > 1e-12, (share * first * second).sum(1) / spread.clamp(min=1e-12), 0.0)
 
 
 class TwoWayBootstrap:
@@ -80,19 +89,19 @@ class TwoWayBootstrap:
         self, predictions: Mapping[str, Tensor], measured: Tensor, draws: int = 1000, seed: int = 0
     ) -> None:
         self.estimates = {name: spearman(p, measured).mean().item() for name, p in predictions.items()}
-        subsets, queries = measured.shape
-        draw = generator("proof-bootstrap", seed)
+        weights, shares = (
+            _drawn_counts(n, draws, seed, n_is) for n, n_is in zip(measured.shape, "SQ", strict=True)
+        )
+        shares = shares.double() / measured.shape[1]
+        ranked = {name: RankedColumns(p) for name, p in predictions.items()}
+        outcome = RankedColumns(measured)
         samples: dict[str, list[Tensor]] = {name: [] for name in predictions}
-        for _ in range(draws):
-            rows = torch.randint(subsets, (subsets,), generator=draw)
-            columns = torch.randint(queries, (queries,), generator=draw)
-            weights = torch.bincount(rows, minlength=subsets)
-            share = torch.bincount(columns, minlength=queries).double() / queries
-            ranks = _ranks(measured, weights)
-            for name, predicted in predictions.items():
-                each = _correlation(_ranks(predicted, weights), ranks, weights.double())
-                samples[name].append((each * share).sum())
-        self.samples = {name: torch.stack(values) for name, values in samples.items()}
+        for part, share in zip(weights.split(DRAWS_AT_ONCE), shares.split(DRAWS_AT_ONCE), strict=True):
+            target = outcome.ranks(part)
+            for name, columns in ranked.items():
+                each = _correlation(columns.ranks(part), target, part)
+                samples[name].append((each * share).sum(1))
+        self.samples = {name: torch.cat(values) for name, values in samples.items()}
 
     def interval(self, method: str) -> Interval:
         """Mean correlation of a method."""
@@ -103,6 +112,12 @@ class TwoWayBootstrap:
         return percentile_interval(
             self.estimates[method] - self.estimates[other], self.samples[method] - self.samples[other]
         )
+
+
+def _drawn_counts(count: int, draws: int, seed: int, name: str) -> Tensor:
+    """How often each of ``count`` things is drawn in each of ``draws`` samples, (draws, count)."""
+    rows = torch.randint(count, (draws, count), generator=generator("proof-bootstrap", seed, name))
+    return torch.zeros(draws, count, dtype=torch.long).scatter_add_(1, rows, torch.ones_like(rows))
 
 
 def percentile_interval(estimate: float, samples: Tensor) -> Interval:
