@@ -15,11 +15,13 @@ Stages, each continued where it was cut off::
     report     tables, report.json, report.html
     pack       results in a few archives, for another machine
 
-``all`` does full to report, on ``--gpus`` GPUs at once (a process each), and stops in time for ``--minutes``::
+``all`` does full to report, on ``--gpus`` GPUs at once (a process each), and begins nothing that would not
+end within ``--minutes``::
 
     python benchmarks/lds.py make --work outputs/lds
     python benchmarks/lds.py all --work outputs/lds --gpus 4 --minutes 8 --out results
-    python benchmarks/lds.py make --work /tmp/lds --smoke && python benchmarks/lds.py all --work /tmp/lds --smoke
+    python benchmarks/lds.py make --work /tmp/lds --smoke
+    python benchmarks/lds.py all --work /tmp/lds --smoke
 """
 
 from __future__ import annotations
@@ -243,7 +245,7 @@ def run_all(options: argparse.Namespace) -> int:
 
 
 def pack(work: Path, out: Path, limit: int = 15_000_000, total: int = 56_000_000) -> None:
-    """What is worth carrying away, as few files of at most ``limit`` bytes: the report can be made again of them.
+    """What is worth carrying away, in files of at most ``limit`` bytes: the report can be made of it again.
 
     ``tar xf`` them into one folder beside ``world.npz``. Gradients are left out from the last plan on, where
     they do not fit in ``total``.

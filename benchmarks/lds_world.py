@@ -1,4 +1,4 @@
-"""The music that attribution is tested on: short segments by 128 made-up artists, as latents of the demo's VAE.
+"""The music that attribution is tested on: short pieces by 128 made-up artists, as latents of the demo's VAE.
 
 Every artist plays in one of the demo's eight styles, with narrow habits of their own. The world holds what
 models are trained on, other pieces of the same artists that no model sees, and altered copies of some of the
@@ -38,8 +38,8 @@ Audio = NDArray[np.float32]
 STYLES = tuple(sorted(GENRES))
 SHARED_STEPS = tuple(progression for progression in pretraining_artists(1)[0].progressions)
 COPIES = ("softer and duller", "pitch", "tempo", "speed", "partial")
-"""Altered copies: 6 dB softer without highs; two semitones up; 6 % faster; both at once as a record that turns
-faster; and the second half of a piece behind the first half of another."""
+"""Altered copies: 6 dB softer without highs; two semitones up; 6 % faster; both at once as a record that
+turns faster; and the second half of a piece behind the first half of another."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,8 @@ def load_world(path: Path) -> World:
 def model_config(frames: int, width: int = 256, depth: int = 6) -> dict[str, Any]:
     """A diffusion transformer over these latents; 256 and 6 give 5.7 M parameters.
 
-    It hears the style, the tempo and the brightness of a piece, as a prompt would tell them, and not whose it is.
+    It hears the style, the tempo and the brightness of a piece, as a prompt would tell them, and not whose it
+    is.
     """
     numbers = {"tempo": (40, 220), "brightness": (0, 1)}
     return {

@@ -7,7 +7,8 @@
     <folder>/measured/*.npz       losses of retrained models on every query, a stack of models a file
     <folder>/kernels/*.npz        inner products of gradients, a plan a file
 
-Processes share the folder: each takes its part of the models and of the plans, and waits for what another makes.
+Processes share the folder: each takes its part of the models and of the plans, and waits for what another
+makes.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Experiment:
     """One model config, one training set, one folder.
 
     Attributes:
-        model: a ``ConditionedDiffusionModelWrapper`` whose conditioners made ``data``; its network is replaced.
+        model: a ``ConditionedDiffusionModelWrapper`` whose conditioners made ``data``; its network is
+            replaced.
         plans: gradients to take.
         removal_methods: whose top tracks are removed.
         start: weights that all models start from, or None.
@@ -224,7 +226,8 @@ class Experiment:
         return NetworkData.of(self.model, taken(self.queries(), asked))
 
     def prompts(self) -> list[int]:
-        """Whose prompts the clips are made from: rows of the held-out tracks, or of the tracks without those."""
+        """Whose prompts the clips are made from: rows of the held-out tracks, or where there are none, of the
+        tracks."""
         count = len(self.data.held_out) or len(self.data.tracks)
         return [
             (i * max(1, count // max(1, self.settings.generated))) % count

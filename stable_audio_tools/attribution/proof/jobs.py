@@ -77,9 +77,9 @@ def run_jobs(
 ) -> bool:
     """Train the jobs of a shard that have no result, ``at_once`` in a stack; True when none is missing.
 
-    Every stack has the same number of models, the last one filled up with repetitions, so that a compiled step
-    fits all. A stack that would probably not end before ``deadline`` (of :func:`time.monotonic`) is left to
-    the next call.
+    Every stack has the same number of models, the last one filled up with repetitions, so that a compiled
+    step fits all. A stack that would probably not end before ``deadline`` (of :func:`time.monotonic`) is left
+    to the next call.
     """
     number, of = shard
     mine = [jobs[i] for i in range(len(jobs)) if i // at_once % of == number]

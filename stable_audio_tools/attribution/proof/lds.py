@@ -2,7 +2,8 @@
 
 Park et al. 2023, section 2. For each query, models trained on random halves of the tracks are ranked by their
 loss on it; the score is Spearman's correlation of that ranking with the one by the sum of the scores of the
-tracks each has seen, averaged over queries. A track that helps lowers the loss, so the outcome is minus the loss.
+tracks each has seen, averaged over queries. A track that helps lowers the loss, so the outcome is minus the
+loss.
 
 Shapes: S subsets, Q queries, N tracks.
 """
@@ -13,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.proof.methods import Method, Scorer

@@ -1,4 +1,4 @@
-"""Leaving tracks out and training again: the tracks of highest score against the most similar and random ones.
+"""Leaving tracks out and training again: those of highest score against the most similar and random ones.
 
 Shapes: Q queries, N tracks.
 """
@@ -76,7 +76,7 @@ def removal_table(
             if other != name and both:
                 pair = [torch.tensor([rises[one][query] for query in both]) for one in (name, other)]
                 row[f"minus {other}"] = mean_interval(pair[0] - pair[1]).to_dict()
-                row[f"times {other}"] = ratio_interval(*pair).to_dict()
+                row[f"times {other}"] = ratio_interval(pair[0], pair[1]).to_dict()
         rows.append(row)
     return rows
 

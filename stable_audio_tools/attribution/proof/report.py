@@ -21,9 +21,9 @@ from stable_audio_tools.runtime.files import write_json
 ARTIST_ALONE = "artist alone"
 TUNED = " (tuned)"
 LIMITS = (
-    "These figures are of small models on this training set. A larger model trained for longer may be easier or"
-    " harder to explain. An interval holds the uncertainty of the subsets and queries drawn, not that of another"
-    " training set."
+    "These figures are of small models on this training set. A larger model trained for longer may be easier"
+    " or harder to explain. An interval holds the uncertainty of the subsets and queries drawn, not that of"
+    " another training set."
 )
 
 
@@ -39,7 +39,8 @@ def proof_report(
     """Everything that can be said from what is there.
 
     Args:
-        methods: ways of scoring; each is judged as it is, and with the lambda that did best on the tuning half.
+        methods: ways of scoring; each is judged as it is, and with the lambda that did best on the tuning
+            half.
         default: name of the method that the command uses.
         baseline: name of the method that others are compared with.
         pairs: further methods to compare with each other.
@@ -195,13 +196,15 @@ def write_report(
     write_json(folder / "report.json", {**report, "about": about})
     page = Page(
         title,
-        "Models were trained again on parts of the training set. A score is good when it foretells which of them"
-        " do well on a clip, and when leaving out the tracks of highest score hurts the clip most.",
+        "Models were trained again on parts of the training set. A score is good when it foretells which of"
+        " them do well on a clip, and when leaving out the tracks of highest score hurts the clip most.",
     )
     page.section("What was done", text(
-        f"{report['models']} small models were trained on {report['tracks']} tracks and parts of them. Subsets hold"
-        " exactly half of each artist's tracks, so that knowing the artists alone explains nothing. Whatever was"
-        " tuned was tuned on one half of the subsets and queries; the tables are of the other half."
+        f"{report['models']} small models were trained on {report['tracks']} tracks and parts of them."
+        " Subsets hold exactly half of each artist's tracks, so that knowing the artists alone explains"
+            " nothing."
+        " Whatever was tuned was tuned on one half of the subsets and queries; the tables are of the other"
+        " half."
     ), text(LIMITS))  # fmt: skip
     for heading, head, rows in _tables(report):
         page.section(heading, table(head, rows))
@@ -222,8 +225,8 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
         limit = (
             ""
             if top is None
-            else f"; retraining foretells itself at {_shown(top['retrained'])}, a perfect estimate would reach"
-            f" {_shown(top['perfect'])}"
+            else f"; retraining foretells itself at {_shown(top['retrained'])}, a perfect estimate would"
+            f" reach {_shown(top['perfect'])}"
         )
         title = (
             f"Linear datamodeling score, {kind} queries ({part['queries'][1]} queries,"
@@ -268,7 +271,7 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
 
 
 def _copies_table(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
-    """One row a method: the reciprocal rank of the original over all copies, and by kind how often it is first."""
+    """One row a method: reciprocal rank of the original over all copies; by kind, how often it is first."""
     kinds = [kind for kind in dict.fromkeys(line["kind"] for line in lines) if kind != "all"]
     by = {(line["method"], line["kind"]): line for line in lines}
     rows = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,12 +250,14 @@ class Retrainer:
         with self._attention(), self._autocast():
             return vmap(self._mean)(weights, latents, noise, t, mask, inputs)
 
-    def _mean(self, weights: Stack, *sample: Any) -> Tensor:
-        *sample, mask, inputs = sample
-        return self._loss(weights, *sample, mask if self.config.training.mask_padding else None, inputs).mean
+    def _mean(self, weights: Stack, *sample: Any) -> Any:
+        latents, noise, t, mask, inputs = sample
+        mask = mask if self.config.training.mask_padding else None
+        return self._loss(weights, latents, noise, t, mask, inputs).mean
 
-    def _items(self, weights: Stack, *sample: Any) -> Tensor:
-        return self._loss(weights, *sample).per_item
+    def _items(self, weights: Stack, *sample: Any) -> Any:
+        latents, noise, t, mask, inputs = sample
+        return self._loss(weights, latents, noise, t, mask, inputs).per_item
 
     def _loss(
         self, weights: Stack, latents: Tensor, noise: Tensor, t: Tensor, mask: Tensor | None, inputs: Stack
@@ -270,11 +272,11 @@ class Retrainer:
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     def _attention(self) -> AbstractContextManager[Any]:
-        return sdpa_kernel(SDPBackend.MATH) if self.plain_attention else ExitStack()
+        return sdpa_kernel(SDPBackend.MATH) if self.plain_attention else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.precision == "float32":
-            return ExitStack()
+            return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
@@ -287,7 +289,7 @@ def fresh_network(config: DiffusionCondModelConfig, seed: int) -> nn.Module:
 
 
 class _PointwiseConv(nn.Conv1d):
-    """A convolution of kernel 1 as a matmul: over stacked weights it would be a grouped convolution, and slow."""
+    """A convolution of kernel 1 as a matmul: over stacked weights it would be a slow grouped convolution."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input.transpose(1, 2), self.weight[..., 0], self.bias).transpose(1, 2)
@@ -295,9 +297,10 @@ class _PointwiseConv(nn.Conv1d):
 
 def _use_matmul_for_pointwise(network: nn.Module) -> None:
     for module in network.modules():
-        if type(module) is nn.Conv1d and module.kernel_size == (1,):
-            if module.groups == 1 and module.stride == (1,) and module.padding == (0,):
-                module.__class__ = _PointwiseConv
+        if type(module) is not nn.Conv1d or module.kernel_size != (1,):
+            continue
+        if module.groups == 1 and module.stride == (1,) and module.padding == (0,):
+            module.__class__ = _PointwiseConv
 
 
 def _schedule(step: int, steps: int, warmup: float = 0.05) -> float:

@@ -1,4 +1,4 @@
-"""Baselines that look at the latents and at no model: an influence estimate must beat them to be worth its time.
+"""Baselines that look at the latents and at no model: an influence estimate must beat them to be of use.
 
 Each gives a score (Q, N) of every track for every query; larger is more alike.
 """
@@ -36,7 +36,7 @@ def frame_cosine(tracks: LatentBatch, queries: LatentBatch) -> Tensor:
 
 
 def aligned_cosine(tracks: LatentBatch, queries: LatentBatch) -> Tensor:
-    """Cosine of the latents at the shift where it is largest, either of them running past the other's ends."""
+    """Cosine of the latents at the shift where it is largest, what runs past the other's ends counting 0."""
     length = tracks.latents.shape[-1] + queries.latents.shape[-1]
     rows, clips = (batch.latents * batch.mask for batch in (tracks, queries))
     spectra, lengths = torch.fft.rfft(rows, length), rows.flatten(1).norm(dim=1)

@@ -1,7 +1,8 @@
 """Rank correlation over subsets, and how sure it is.
 
-Shapes: S subsets, Q queries. A bootstrap draws subsets and queries again, both with replacement, since both are
-samples; all methods are judged on the same draws, so that their difference has an interval of its own.
+Shapes: S subsets, Q queries, D draws. A bootstrap draws subsets and queries again, both with replacement,
+since both are samples; all methods are judged on the same draws, so that their difference has an interval of
+its own.
 """
 
 from __future__ import annotations
