@@ -73,7 +73,7 @@ def linear_world(noise, subsets=64, queries=24, tracks=48):
     influence = draw(queries, tracks)
     parts = balanced_subsets([f"{i // 8}" for i in range(tracks)], subsets)
     truth = parts.double() @ influence.T
-    return influence, Outcomes(parts, truth + noise * truth.std() * draw(2, subsets, queries, seed=1))
+    return influence, Outcomes(parts, truth + noise * truth.std(0) * draw(2, subsets, queries, seed=1))
 
 
 def test_known_influence_is_found_and_chance_is_not():
