@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stable_audio_tools.attribution.extract import exact_float32, gradient_features
+from stable_audio_tools.attribution.extract import gradient_features
+from stable_audio_tools.attribution.numerics import exact_float32
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
 from stable_audio_tools.diffusion.noise import keyed_noise
