@@ -120,7 +120,7 @@ def extract_features(
     if len(store.missing()) < len(index):
         say(f"{store_dir}: {len(index) - len(store.missing())} of {len(index)} rows are there, going on")
     loader = make_loader(
-        _dataset(model, source, settings),
+        source_dataset(model, source, settings),
         [[SampleKey(row, 0) for row in rows] for rows in batches],
         num_workers,
     )
@@ -149,7 +149,8 @@ def latent_statistics(latents: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([mean, variance.sqrt()], dim=1)
 
 
-def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:
+def source_dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:
+    """The tracks of ``source`` as ``model`` takes them: crops of recordings, or of stored latents."""
     if source.stored:
         config = model.config
         return LatentDataset(
