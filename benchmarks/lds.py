@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -219,7 +218,9 @@ def run_stages(options: argparse.Namespace, stages: list[str]) -> None:
             about = {**asdict(work.retrain), **asdict(work.settings), "device": _device_name(work.device)}
             about["torch"] = torch.__version__
             about["command"] = " ".join(sys.argv)
-            write_report(options.work, report, about, "Linear datamodeling score of the shipped attribution")
+            title = "Linear datamodeling score of the shipped attribution"
+            for folder in filter(None, (options.work, options.out)):
+                write_report(folder, report, about, title)
             print(report_text(report), flush=True)
         else:
             getattr(work, stage)()
@@ -227,9 +228,9 @@ def run_stages(options: argparse.Namespace, stages: list[str]) -> None:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """A process for each GPU, then the report."""
+    """Everything but the report, a process for each GPU."""
     if options.gpus == 1:
-        run_stages(options, ["full", "train", "features", "removal", "report"])
+        run_stages(options, ["full", "train", "features", "removal"])
         return 0
     command = [sys.executable, __file__, "shard", *sys.argv[2:]]
     children = [
@@ -239,9 +240,7 @@ def run_all(options: argparse.Namespace) -> int:
         )
         for number in range(options.gpus)
     ]
-    codes = [child.wait() for child in children]
-    run_stages(options, ["report"])
-    return max(map(abs, codes))
+    return max(abs(child.wait()) for child in children)
 
 
 def pack(work: Path, out: Path, limit: int = 15_000_000, total: int = 56_000_000) -> None:
@@ -269,9 +268,6 @@ def pack(work: Path, out: Path, limit: int = 15_000_000, total: int = 56_000_000
         with tarfile.open(out / f"lds-{number}.tar", "w") as archive:
             for path in paths:
                 archive.add(path, path.relative_to(work))
-    for name in ("report.json", "report.html"):
-        if (work / name).exists():
-            shutil.copy(work / name, out / name)
     say(f"{out}: {len(parts)} archives, {spent / 1e6:.0f} MB")
 
 
@@ -303,7 +299,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=None, help="of every model: 1000; smoke 20")
     parser.add_argument("--batch-size", type=int, default=None, help="64; smoke 8")
     parser.add_argument("--at-once", type=int, default=None, help="models in a stack: 32; smoke 4")
-    parser.add_argument("--removal-queries", type=int, default=None, help="8 of each kind; smoke 2")
+    parser.add_argument("--removal-queries", type=int, default=None, help="6 of each kind; smoke 1")
     parser.add_argument("--groups-left-out", type=int, default=None, help="16; smoke 3")
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--width", type=int, default=256)
@@ -312,7 +308,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     options = parser.parse_args()
     sizes = {"subsets": (128, 8), "generated": (64, 4), "steps": (1000, 20), "batch_size": (64, 8)}
-    sizes |= {"at_once": (32, 4), "removal_queries": (8, 2), "groups_left_out": (16, 3)}
+    sizes |= {"at_once": (32, 4), "removal_queries": (6, 1), "groups_left_out": (16, 3)}
     for name, (usual, smoke) in sizes.items():
         if getattr(options, name) is None:
             setattr(options, name, smoke if options.smoke else usual)
@@ -335,7 +331,8 @@ def main() -> int:
     if options.stage == "all":
         code = run_all(options)
         if options.out is not None:
-            pack(options.work, options.out)
+            pack(options.work, options.out)  # before the report, which can be made elsewhere
+        run_stages(options, ["report"])
         return code
     stages: list[Any] = [options.stage]
     if options.stage == "shard":

@@ -175,9 +175,8 @@ class Experiment:
             return True
         queries = self.queries()
         states = self._full_states()
-        self._retrainer = None
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # stacks of models leave tens of GiB behind; whole gradients need them
         tracks = on_device(self.data.tracks, self.device)
         asked = on_device(queries, self.device)
         longest = 0.0

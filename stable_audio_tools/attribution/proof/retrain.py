@@ -169,7 +169,7 @@ class Retrainer:
 
     @torch.no_grad()
     def measure(
-        self, weights: Stack, queries: NetworkData, times: Sequence[float], draws: int = 1, at_once: int = 16
+        self, weights: Stack, queries: NetworkData, times: Sequence[float], draws: int = 1, at_once: int = 32
     ) -> Tensor:
         """The loss of every model on every query, (M, Q, K) float32 on the CPU, K = times x draws.
 
