@@ -330,10 +330,8 @@ class Experiment:
             "config": self.model.config.model_dump(exclude={"training"}),
             "training": {"cfg": self.model.config.training.cfg_dropout_prob},
             "retrain": {k: v for k, v in asdict(self.retrain).items() if k != "compile"},
-            "tracks": hash_json(
-                [data.tracks.sample_ids, data.groups, float(data.tracks.latents.double().sum())]
-            ),
-            "held_out": hash_json([data.held_out.sample_ids, float(data.held_out.latents.double().sum())]),
+            "tracks": hash_json([data.tracks.sample_ids, data.groups, _size_of(data.tracks)]),
+            "held_out": hash_json([data.held_out.sample_ids, _size_of(data.held_out)]),
             "generated": [self.settings.generated, self.settings.steps, self.settings.cfg_scale],
             "measured": [self.settings.measure_draws, MEASURED_TIMES],
             "start": self.start is not None,
@@ -432,3 +430,8 @@ class Experiment:
                 raise StoreError(f"{path}: not there; run the stage that makes it first")
             time.sleep(0.5)
         return read(path)
+
+
+def _size_of(batch: LatentBatch) -> str:
+    """The mean square of the latents to four digits: the same wherever they were encoded, and of no others."""
+    return f"{batch.latents.double().square().mean().item():.4g}"
