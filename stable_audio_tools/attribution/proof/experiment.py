@@ -433,5 +433,5 @@ class Experiment:
 
 
 def _size_of(batch: LatentBatch) -> str:
-    """The mean square of the latents to four digits: the same wherever they were encoded, and of no others."""
+    """The mean square of the latents to four digits: the same wherever they were encoded."""
     return f"{batch.latents.double().square().mean().item():.4g}"
