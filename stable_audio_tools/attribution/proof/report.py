@@ -185,7 +185,8 @@ def report_text(report: dict[str, Any]) -> str:
     if "best_of_both_by_tuning" in report:
         lines.append(f"best of both kinds by tuning: {report['best_of_both_by_tuning']}")
     for title, head, rows in _tables(report):
-        lines += ["", f"## {title}", *_aligned([head, *rows])]
+        note = _note(report, title)
+        lines += ["", f"## {title}", *([note] if note else []), *_aligned([head, *rows])]
     return "\n".join(lines)
 
 
@@ -207,7 +208,8 @@ def write_report(
         " half."
     ), text(LIMITS))  # fmt: skip
     for heading, head, rows in _tables(report):
-        page.section(heading, table(head, rows))
+        note = _note(report, heading)
+        page.section(heading, *([text(note)] if note else []), table(head, rows))
     page.section(
         "Settings", table(["setting", "value"], [[name, str(value)] for name, value in about.items()])
     )
@@ -221,17 +223,7 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
         if kind not in report:
             continue
         part = report[kind]
-        top = part["ceiling"]
-        limit = (
-            ""
-            if top is None
-            else f"; retraining foretells itself at {_shown(top['retrained'])}, a perfect estimate would"
-            f" reach {_shown(top['perfect'])}"
-        )
-        title = (
-            f"Linear datamodeling score, {kind} queries ({part['queries'][1]} queries,"
-            f" {part['subsets'][1]} subsets, {part['seeds']} seeds{limit})"
-        )
+        title = f"Linear datamodeling score, {kind} queries"
         head = ["method", "lambda", "score", "of the ceiling", "minus baseline", "minus best similarity"]
         rows = [
             [
@@ -268,6 +260,25 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
     if "copies" in report:
         made.append(_copies_table(report["copies"]))
     return made
+
+
+def _note(report: dict[str, Any], heading: str) -> str:
+    """How much the table of a kind of query rests on, and how far a score could reach."""
+    for kind in (GENERATED, HELD_OUT):
+        if heading != f"Linear datamodeling score, {kind} queries":
+            continue
+        part = report[kind]
+        note = (
+            f"{part['queries'][1]} queries, {part['subsets'][1]} subsets, {part['seeds']} seeds; square brackets"
+            " hold 95 % intervals. 1 is a perfect ranking of the models, 0 chance."
+        )
+        if part["ceiling"] is None:
+            return note
+        return (
+            f"{note} One retraining foretells another at {_shown(part['ceiling']['retrained'])}; a perfect"
+            f" estimate would reach {_shown(part['ceiling']['perfect'])}, the ceiling."
+        )
+    return ""
 
 
 def _copies_table(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:

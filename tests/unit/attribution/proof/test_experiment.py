@@ -84,7 +84,7 @@ def test_shards_together_are_one_run_and_the_report_says_it_all(make, tmp_path):
     first = {(line["method"], line["kind"]): line["first"] for line in report["copies"]}
     assert first["aligned-cosine", "same"] == first["trak", "same"] == 1.0
     text = report_text(report)
-    assert "held-out queries (2 queries, 4 subsets, 2 seeds" in text
+    assert "2 queries, 4 subsets, 2 seeds; square brackets" in text
     paths = write_report(tmp_path / "report", report, {"steps": 3}, "Title")
     assert json.loads(paths[0].read_text())["models"] == len(expected)
     assert "Altered copies" in paths[1].read_text()
