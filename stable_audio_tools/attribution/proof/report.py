@@ -269,20 +269,20 @@ def _note(report: dict[str, Any], heading: str) -> str:
             continue
         part = report[kind]
         note = (
-            f"{part['queries'][1]} queries, {part['subsets'][1]} subsets, {part['seeds']} seeds; square brackets"
-            " hold 95 % intervals. 1 is a perfect ranking of the models, 0 chance."
+            f"{part['queries'][1]} queries, {part['subsets'][1]} subsets, {part['seeds']} seeds; square"
+            " brackets hold 95 % intervals. 1 is a perfect ranking of the models, 0 chance."
         )
         if part["ceiling"] is None:
             return note
         return (
-            f"{note} One retraining foretells another at {_shown(part['ceiling']['retrained'])}; a perfect"
-            f" estimate would reach {_shown(part['ceiling']['perfect'])}, the ceiling."
+            f"{note} One retraining foretells another at {_shown(part['ceiling']['retrained'])}; a"
+            f" perfect estimate would reach {_shown(part['ceiling']['perfect'])}, the ceiling."
         )
     return ""
 
 
 def _copies_table(lines: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
-    """One row a method: reciprocal rank of the original over all copies; by kind, how often it is first."""
+    """One row a method: reciprocal rank of the original over all copies; by kind, how often first."""
     kinds = [kind for kind in dict.fromkeys(line["kind"] for line in lines) if kind != "all"]
     by = {(line["method"], line["kind"]): line for line in lines}
     rows = []
