@@ -131,7 +131,7 @@ def extract_features(
         if rows[0] // batch_size % share.world_size == share.rank
     ]
     loader = make_loader(
-        _dataset(model, source, settings),
+        source_dataset(model, source, settings),
         [[SampleKey(row, 0) for row in rows] for rows in batches],
         num_workers,
     )
@@ -164,7 +164,8 @@ def latent_statistics(latents: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([mean, variance.sqrt()], dim=1)
 
 
-def _dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:
+def source_dataset(model: Any, source: TrackSource, settings: FeatureSettings) -> TrackDataset:
+    """The tracks of ``source`` as ``model`` takes them: crops of recordings, or of stored latents."""
     if source.stored:
         config = model.config
         return LatentDataset(

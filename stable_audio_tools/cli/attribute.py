@@ -17,6 +17,7 @@ from stable_audio_tools.attribution.run import extract as extract_features
 from stable_audio_tools.attribution.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import share_of
+from stable_audio_tools.cli.attribute_validate import validate
 from stable_audio_tools.cli.options import flags_of
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.checkpoints import read_checkpoint
@@ -229,6 +230,9 @@ def score(
     score_stores(
         train_features, query_features, output_dir, ScoreSettings(**scoring), rank_by=rank_by, top_k=top_k
     )
+
+
+app.command("validate")(validate)
 
 
 def _feature_settings(flags: dict[str, Any], fixed_crops: bool) -> FeatureSettings:
