@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stable_audio_tools.errors import UsageError
+from stable_audio_tools.models.adapters.frozen import hold_base
 from stable_audio_tools.models.adapters.lora import apply_lora
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.runtime.progress import say
@@ -114,7 +115,11 @@ def estimate(
     with torch.device("meta"):
         model = create_model_from_config(config)
         if lora:
-            apply_lora(model, getattr(config, "lora", None) or LoraConfig(), settings.seed)
+            block = getattr(config, "lora", None) or LoraConfig()
+            apply_lora(model, block, settings.seed)
+            if _holds_half(block, settings):
+                hold_base(model.model, torch.bfloat16)
+                activations = Activations(activations.each, 0)  # nothing is cast any more
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in trained)
     width = 2 if settings.precision == "bf16-true" else 4
@@ -124,10 +129,10 @@ def estimate(
     averaged = 0
     if config.training.use_ema and not lora:
         parts = [part for name, part in model.named_children() if name not in NOT_AVERAGED]
-        averaged = width * sum(parameter.numel() for part in parts for parameter in part.parameters())
+        averaged = 4 * sum(parameter.numel() for part in parts for parameter in part.parameters())
     return Estimate(
         parameters=width * count,
-        frozen=_frozen_bytes(model, config, width, bool(getattr(config.training, "pre_encoded", False))),
+        frozen=_frozen_bytes(model, config, width),
         gradients=width * count,
         optimizer=int(count * state_bytes(pair.optimizer)),
         average=0 if settings.ema_on_cpu else averaged,
@@ -201,9 +206,15 @@ def report(config: ModelConfig, settings: TrainSettings, lora: bool = False) -> 
         say(f"{name:8s} {advice}")
 
 
-def _frozen_bytes(model: Any, config: Any, width: int, stored: bool) -> int:
+def _holds_half(block: LoraConfig, settings: TrainSettings) -> bool:
+    """Whether the frozen network of a LoRA run is held in half precision; see ``hold_frozen_base``."""
+    mixed = settings.precision in ("bf16-mixed", "16-mixed") and settings.device != "cpu"
+    return mixed and block.base_precision != "fp32"
+
+
+def _frozen_bytes(model: Any, config: Any, width: int) -> int:
     parameters = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    total = width * sum(parameter.numel() for parameter in parameters)
+    total = sum(parameter.numel() * min(width, parameter.element_size()) for parameter in parameters)
     conditioning = getattr(getattr(config, "model", None), "conditioning", None)
     for conditioner in conditioning.configs if conditioning is not None else ():
         name = getattr(conditioner.config, "t5_model_name", None)
