@@ -38,7 +38,8 @@ def check(
     limits: dict[str, Any],
     *,
     dataset: Path = typer.Argument(
-        ..., help="A folder of recordings, a dataset config (JSON), or a table of tracks (.tsv, .csv)."
+        ...,
+        help="A folder of recordings, a dataset config (JSON), or a table of tracks (.tsv, .csv).",
     ),
     output_dir: Path = typer.Option(
         Path("outputs/data_check"), help="Where report.html, summary.json and files.jsonl go."
@@ -117,7 +118,7 @@ def _refuse_unknown(names: Sequence[str], known: dict[str, Any], flag: str) -> N
 
 def _index(dataset: Path, apply_excludes: bool = True) -> TrackIndex:
     """The tracks of a folder or config, those that cannot be read among them."""
-    from stable_audio_tools.data.index import TrackIndex, audio_dir
+    from stable_audio_tools.data.webdataset import recordings_of
     from stable_audio_tools.schema.reader import parse_dataset_config, read_dataset_config
 
     if dataset.is_dir():
@@ -128,8 +129,7 @@ def _index(dataset: Path, apply_excludes: bool = True) -> TrackIndex:
     else:
         what = "is neither a folder nor a .json, .tsv or .csv file" if dataset.exists() else "does not exist"
         raise UsageError(f"{dataset}: {what}; expected a folder of recordings, a dataset config or a table")
-    lenient = audio_dir(config).model_copy(update={"on_error": "skip"})
-    return TrackIndex.from_config(lenient, base_dir=base_dir, apply_excludes=apply_excludes)
+    return recordings_of(config, base_dir=base_dir, apply_excludes=apply_excludes, lenient=True)
 
 
 def _evaluation(
@@ -153,7 +153,7 @@ def _evaluation(
         index = _index(path, apply_excludes=False)
         journal = output_dir / f"evaluation_{number}_files.jsonl"
         facts = survey(
-            [track.path for track in index], journal, num_workers=num_workers, description="evaluation"
+            [track.source for track in index], journal, num_workers=num_workers, description="evaluation"
         )
         found += identities(index, facts, known_of_all(index, facts), published)
         heard.append(index)

@@ -106,7 +106,7 @@ def _tracks(config_path: Path | None, folder: Path | None, kind: str) -> TrackIn
         return None
     if config_path is not None and folder is not None:
         raise UsageError(f"give exactly one of --{kind}-config and --{kind}-dir")
-    from stable_audio_tools.data.index import TrackIndex
+    from stable_audio_tools.data.webdataset import recordings_of
     from stable_audio_tools.schema.reader import parse_dataset_config, read_dataset_config
 
     if config_path is not None:
@@ -115,7 +115,7 @@ def _tracks(config_path: Path | None, folder: Path | None, kind: str) -> TrackIn
         assert folder is not None
         entry = {"id": folder.name or "audio", "path": str(folder)}
         config, base_dir = parse_dataset_config({"dataset_type": "audio_dir", "datasets": [entry]}), None
-    return TrackIndex.from_config(config, base_dir=base_dir, apply_excludes=False)
+    return recordings_of(config, base_dir=base_dir, apply_excludes=False)
 
 
 def _license_codes(path: Path, tracks: Sequence[Track]) -> dict[str, str]:

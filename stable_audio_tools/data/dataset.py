@@ -261,9 +261,9 @@ def _of_shards(
     base_dir: Path | None,
     seed: int,
     shuffle: bool,
-    **_: Any,
+    apply_excludes: bool,
 ) -> TrackDataset:
-    index = ShardIndex.from_shards(config, base_dir=base_dir)
+    index = ShardIndex.from_shards(config, base_dir=base_dir, apply_excludes=apply_excludes)
     if config.pre_encoded:
         return ShardLatentDataset(index, config, sample_rate=window.sample_rate, seed=seed)
     return ShardDataset(

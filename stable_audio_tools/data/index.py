@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, TypeVar, overload
 
 from stable_audio_tools.audio.files import AUDIO_SUFFIXES
 from stable_audio_tools.data.captions import Description
 from stable_audio_tools.data.manifests import read_manifest
 from stable_audio_tools.data.metadata import resolve_module_path
 from stable_audio_tools.data.paths import find_path, normalise_path, read_path_list
+from stable_audio_tools.data.sources import FileSource, Source
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import write_text
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.built import not_built
 from stable_audio_tools.schema.dataset import AudioDirDataset, AudioDirectory, DatasetConfig
+
+T = TypeVar("T", bound="Track")
 
 FILELIST = "filelist.txt"
 
@@ -61,6 +65,34 @@ class Track:
         except OSError:
             return None
 
+    @property
+    def source(self) -> Source:
+        """Its bytes."""
+        return FileSource(self.path)
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """What a line of an exclude list may call it, besides a path."""
+        return ()
+
+    def exclude_name(self, relpath_is_unique: bool) -> str:
+        """What the exclude lists that are written here call it."""
+        return self.relpath if relpath_is_unique else str(self.path.absolute())
+
+
+class Fault(NamedTuple):
+    """What is wrong with something that never became a track; ``kind`` is one of the check's."""
+
+    kind: str
+    name: str
+    detail: str
+
+
+def exclude_names(index: Sequence[Track], rows: Sequence[int]) -> list[str]:
+    """The lines of an exclude list for the tracks of ``rows``."""
+    users = Counter(track.relpath for track in index)
+    return [index[row].exclude_name(users[index[row].relpath] == 1) for row in rows]
+
 
 class TrackIndex(Sequence[Track]):
     """Tracks in the order of their datasets, then of their paths."""
@@ -72,6 +104,7 @@ class TrackIndex(Sequence[Track]):
         excluded: int = 0,
         unsupported: Sequence[Path] = (),
         unlisted: Mapping[Path, str] | None = None,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self._tracks = [replace(track, index=row) for row, track in enumerate(tracks)]
         self.excluded = excluded
@@ -80,6 +113,8 @@ class TrackIndex(Sequence[Track]):
         """Audio files of a format that cannot be decoded, or of a name that is not UTF-8."""
         self.unlisted = dict(unlisted or {})
         """Folders that could not be looked into, with the reason; empty unless errors are to be skipped."""
+        self.faults = list(faults)
+        """What else never became a track, with the reason."""
 
     @classmethod
     def from_config(
@@ -112,7 +147,7 @@ class TrackIndex(Sequence[Track]):
             warn(f"{len(unsupported)} files are left out, {why}: {names}{more}")
         kept = tracks
         if apply_excludes and config.exclude_paths_file is not None:
-            kept = _without_excluded(tracks, config.exclude_paths_file, base_dir)
+            kept = without_excluded(tracks, config.exclude_paths_file, base_dir)
         if not kept:
             raise DataError(_why_empty(config, len(tracks), len(unsupported)))
         excluded = len(tracks) - len(kept)
@@ -297,7 +332,11 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _without_excluded(tracks: list[Track], name: str, base_dir: Path | None) -> list[Track]:
+def without_excluded(tracks: Sequence[T], name: str, base_dir: Path | None) -> list[T]:
+    """The tracks that the exclude list ``name`` does not name.
+
+    A list that does not exist, and one that names no track here, is a warning.
+    """
     path, tried = find_path(name, base_dir)
     if path is None:
         places = " or ".join(str(place) for place in tried)
@@ -305,11 +344,16 @@ def _without_excluded(tracks: list[Track], name: str, base_dir: Path | None) -> 
             f"exclude list {name!r} does not exist (looked for {places}), so duplicates stay in;"
             " make it with `sat dedup` (scripts/dac_hist_dedup.py)"
         )
-        return tracks
+        return list(tracks)
     lines = read_path_list(path)
     roots = {track.root for track in tracks}
     out = {(root, relative) for root in roots for line in lines if (relative := normalise_path(line, root))}
-    kept = [track for track in tracks if (track.root, track.relpath) not in out]
+    named = frozenset(lines)
+    kept = [
+        track
+        for track in tracks
+        if (track.root, track.relpath) not in out and named.isdisjoint(track.other_names)
+    ]
     if lines and len(kept) == len(tracks):
         warn(f"none of the {len(lines)} lines of {path} names a track here, the first is {lines[0]!r}")
     return kept

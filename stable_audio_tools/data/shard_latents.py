@@ -49,7 +49,7 @@ class ShardLatentDataset(LatentDataset):
             tracks = [track for track in index[rows.start : rows.stop] if isinstance(track, ShardTrack)]
             shards.append([_with_latents(track, config, ratios) for track in tracks])
         super().__init__(
-            ShardIndex(shards, unsupported=index.unsupported),
+            ShardIndex(shards, excluded=index.excluded, unsupported=index.unsupported),
             random_crop=config.random_crop and config.latent_crop_length is not None,
             seed=seed,
             on_error=config.on_error,

@@ -22,7 +22,7 @@ from stable_audio_tools.audio.files import AUDIO_SUFFIXES, AudioInfo, probe, rea
 from stable_audio_tools.audio.transforms import shorten_silences
 from stable_audio_tools.data.captions import Description, json_fields, tag_fields
 from stable_audio_tools.data.fields import LOADER_KEYS
-from stable_audio_tools.data.index import Track, TrackIndex, is_text
+from stable_audio_tools.data.index import Fault, Track, TrackIndex, audio_dir, is_text, without_excluded
 from stable_audio_tools.data.latent_files import DETAILS
 from stable_audio_tools.data.local import LocalDataset
 from stable_audio_tools.data.metadata import resolve_module_path
@@ -31,9 +31,10 @@ from stable_audio_tools.data.sample import Info
 from stable_audio_tools.data.shard_order import ShardOrder
 from stable_audio_tools.data.shard_stores import LocalShards, S3Shards, Shard, ShardStore
 from stable_audio_tools.data.shards import Member, default_index_dir, read_contents, samples_of
-from stable_audio_tools.errors import DataError
+from stable_audio_tools.data.sources import ShardSource, Source
+from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.runtime.progress import warn
-from stable_audio_tools.schema.dataset import WebDataset, WebDatasetShards
+from stable_audio_tools.schema.dataset import DatasetConfig, WebDataset, WebDatasetShards
 
 # Members of a sample that are closer than this are read at once.
 _GAP_BYTES = 1 << 16
@@ -52,7 +53,19 @@ class ShardTrack(Track):
 
     @property
     def place(self) -> str:
-        return f"{self.reader.store.where(self.shard)}/{self.audio.name}"
+        return self.source.place
+
+    @property
+    def source(self) -> Source:
+        return ShardSource(self.path, self.reader.store, self.shard, self.audio)
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        return self.sample_id, self.place
+
+    def exclude_name(self, relpath_is_unique: bool) -> str:
+        """Its sample id, which stays when the shards move to another disk or bucket."""
+        return self.sample_id
 
     @property
     def num_bytes(self) -> int | None:
@@ -71,9 +84,10 @@ class ShardReader:
 
     def contents(self, track: ShardTrack) -> dict[str, bytes]:
         """What the members of a sample hold, by their names."""
-        if self._last is None or self._last[0] != track.relpath:
-            self._last = (track.relpath, self._read(track))
-        return self._last[1]
+        last = self._last  # threads may ask: each takes what it read
+        if last is None or last[0] != track.relpath:
+            last = self._last = (track.relpath, self._read(track))
+        return last[1]
 
     def _read(self, track: ShardTrack) -> dict[str, bytes]:
         contents: dict[str, bytes] = {}
@@ -135,8 +149,20 @@ class ShardIndex(TrackIndex):
     ``shard_rows`` are the rows of each shard.
     """
 
-    def __init__(self, shards: Sequence[Sequence[ShardTrack]], *, unsupported: Sequence[Path] = ()) -> None:
-        super().__init__([track for tracks in shards for track in tracks], unsupported=unsupported)
+    def __init__(
+        self,
+        shards: Sequence[Sequence[ShardTrack]],
+        *,
+        excluded: int = 0,
+        unsupported: Sequence[Path] = (),
+        faults: Sequence[Fault] = (),
+    ) -> None:
+        super().__init__(
+            [track for tracks in shards for track in tracks],
+            excluded=excluded,
+            unsupported=unsupported,
+            faults=faults,
+        )
         self.shard_rows: list[range] = []
         start = 0
         for tracks in shards:
@@ -144,24 +170,70 @@ class ShardIndex(TrackIndex):
             start += len(tracks)
 
     @classmethod
-    def from_shards(cls, config: WebDataset, *, base_dir: Path | None = None) -> ShardIndex:
+    def from_shards(
+        cls, config: WebDataset, *, base_dir: Path | None = None, apply_excludes: bool = True
+    ) -> ShardIndex:
         """List the recordings of ``config``; relative paths are looked up here, then in ``base_dir``.
+
+        An exclude list names them by their sample id, or by their path from the folder of shards, as
+        ``000.tar/42.mp3``.
 
         Raises:
             DataError: a folder or bucket is missing or refuses, a shard is damaged (``on_error="skip"`` takes
-                what is before the damage, with a warning), or there are no recordings.
+                what is before the damage, with a warning), or there are no recordings left.
         """
         index_dir = Path(config.index_dir).expanduser() if config.index_dir else default_index_dir()
         shards: list[list[ShardTrack]] = []
         unsupported: list[Path] = []
+        faults: list[Fault] = []
         for entry in config.datasets:
-            found, refused = _list_shards(entry, config, base_dir, index_dir)
-            shards += [tracks for tracks in found if tracks]
-            unsupported += refused
-        if not shards:
-            places = ", ".join(str(entry.path or entry.s3_path) for entry in config.datasets)
+            found, listing = _list_shards(entry, config, base_dir, index_dir)
+            shards += found
+            unsupported += listing.refused
+            faults += listing.faults
+        places = ", ".join(str(entry.path or entry.s3_path) for entry in config.datasets)
+        listed = sum(map(len, shards))
+        if not listed:
             raise DataError(f"no recordings in the shards of {places}; expected .tar files of audio files")
-        return cls(shards, unsupported=unsupported)
+        if apply_excludes and config.exclude_paths_file is not None:
+            everything = [track for tracks in shards for track in tracks]
+            kept = without_excluded(everything, config.exclude_paths_file, base_dir)
+            stays = {id(track) for track in kept}
+            shards = [[track for track in tracks if id(track) in stays] for tracks in shards]
+            if not kept:
+                raise DataError(
+                    f"all {listed} recordings in the shards of {places} are on the exclude list"
+                    f" {config.exclude_paths_file}"
+                )
+        shards = [tracks for tracks in shards if tracks]
+        excluded = listed - sum(map(len, shards))
+        return cls(shards, excluded=excluded, unsupported=unsupported, faults=faults)
+
+
+def recordings_of(
+    config: DatasetConfig, *, base_dir: Path | None = None, apply_excludes: bool = True, lenient: bool = False
+) -> TrackIndex:
+    """The recordings of a dataset, in folders or in shards, for what reads each of them whole.
+
+    Args:
+        config: of the dataset.
+        base_dir: where relative paths are looked up after the working folder.
+        apply_excludes: leave out what the config's exclude list names.
+        lenient: list what can be listed, as under ``on_error="skip"``.
+
+    Raises:
+        ConfigError: the dataset holds no recordings but latents.
+        DataError: a folder, bucket, list or shard is missing, or no track is left.
+    """
+    if isinstance(config, WebDataset):
+        if config.pre_encoded:
+            raise ConfigError("pre_encoded: these shards hold latents; expected shards of recordings")
+        shards = config.model_copy(update={"on_error": "skip"}) if lenient else config
+        return ShardIndex.from_shards(shards, base_dir=base_dir, apply_excludes=apply_excludes)
+    folders = audio_dir(config)
+    if lenient:
+        folders = folders.model_copy(update={"on_error": "skip"})
+    return TrackIndex.from_config(folders, base_dir=base_dir, apply_excludes=apply_excludes)
 
 
 class ShardDataset(LocalDataset):
@@ -248,6 +320,7 @@ class _Listing:
     rows: ShardRows
     empty: list[str] = field(default_factory=list)
     refused: list[Path] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reader = ShardReader(self.store)
@@ -287,6 +360,16 @@ class _Listing:
             tracks.append(track)
         return tracks
 
+    @property
+    def faults(self) -> list[Fault]:
+        """What never became a track, but for what is refused by its name."""
+        broken = [Fault("broken-shard", where, damage) for where, damage in self.damaged.items()]
+        return broken + [Fault("no-recording", sample, self._why_empty) for sample in self.empty]
+
+    @property
+    def _why_empty(self) -> str:
+        return f"has no file of these: {' '.join(sorted(self.suffixes))}"
+
     def warn(self) -> None:
         """Say what is left out."""
         what = "recording" if self.suffixes is AUDIO_SUFFIXES else "latents"
@@ -299,8 +382,8 @@ class _Listing:
 
 def _list_shards(
     entry: WebDatasetShards, config: WebDataset, base_dir: Path | None, index_dir: Path
-) -> tuple[list[list[ShardTrack]], list[Path]]:
-    """The recordings of each shard of an entry, and those that cannot be taken."""
+) -> tuple[list[list[ShardTrack]], _Listing]:
+    """The recordings of each shard of an entry, and what cannot be taken."""
     store = _store_of(entry, base_dir)
     shards = store.shards()
     if not shards:
@@ -318,10 +401,11 @@ def _list_shards(
             )
             if config.on_error == "raise":
                 raise DataError(f"{message}; fetch it again, or set on_error to 'skip' to use those")
+            listing.damaged[store.where(shard)] = message.removeprefix(f"{store.where(shard)}: ")
             warn(message)
         found.append(listing.tracks(shard, contents.members))
     listing.warn()
-    return found, listing.refused
+    return found, listing
 
 
 def _describes(member: Member) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stable_audio_tools.audio.files import read_audio
+from stable_audio_tools.audio.files import AudioInfo, read_audio
 from stable_audio_tools.audio.transforms import rms_normalize
 from stable_audio_tools.dedup.settings import HISTOGRAM_MODES
 from stable_audio_tools.errors import UsageError
@@ -29,7 +29,7 @@ from stable_audio_tools.runtime.libraries import load_pretrained
 CODES_FORMAT = 3
 
 
-def read_for_codes(path: str | Path, sample_rate: int, max_seconds: float | None) -> torch.Tensor:
+def read_for_codes(path: str | Path | AudioInfo, sample_rate: int, max_seconds: float | None) -> torch.Tensor:
     """The first ``max_seconds`` of a file (None: all of it), mono ``(T,)``, as loud as all others.
 
     A codec hears loudness too, and a softer copy is still a copy.
@@ -86,7 +86,7 @@ class DacFingerprinter:
         )
         self._model.to(self.device)
 
-    def read(self, path: str | Path) -> torch.Tensor:
+    def read(self, path: str | Path | AudioInfo) -> torch.Tensor:
         """What of a file :meth:`count_codes` takes; for threads that decode ahead."""
         return read_for_codes(path, self.sample_rate, self.max_audio_seconds)
 

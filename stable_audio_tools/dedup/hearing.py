@@ -11,11 +11,14 @@ A run that was killed goes on from these; a file that was moved or copied is not
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache as cache_once
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -25,7 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stable_audio_tools.audio.files import probe
 from stable_audio_tools.data.index import Track
+from stable_audio_tools.data.sources import FileSource, Source
 from stable_audio_tools.dedup.fingerprints import DacFingerprinter, histogram, load_codes, save_codes
 from stable_audio_tools.dedup.prints import Facts, Print, listen, load_print, save_print
 from stable_audio_tools.dedup.settings import DedupSettings
@@ -75,7 +80,7 @@ class Cache:
 
 
 class Digests:
-    """SHA-256 of files, remembered by path, size and time of change."""
+    """SHA-256 of recordings, remembered by place, size and time of change."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
@@ -88,18 +93,19 @@ class Digests:
                     continue  # the end of a line that a kill cut off
                 self._known[name, size, changed] = digest
 
-    def of(self, path: Path) -> tuple[str, int]:
-        """The hash of a file and its size in bytes."""
-        status = path.stat()
-        key = (str(path.absolute()), status.st_size, status.st_mtime_ns)
+    def of(self, source: Source, content: Callable[[], bytes | None]) -> tuple[str, int]:
+        """The hash of a recording and its size in bytes; ``content`` is asked only where it is not known."""
+        stamp = source.stamp()
+        key = (os.path.abspath(source.path) if isinstance(source, FileSource) else source.place, *stamp)
         if key not in self._known:
-            digest = sha256_file(path)
+            data = content()
+            digest = sha256_file(source.path) if data is None else hashlib.sha256(data).hexdigest()
             with self._lock:
                 self._known[key] = digest
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with open(self._path, "a", encoding="ascii") as out:
                     out.write("\n" * (not _ends_a_line(self._path)) + json.dumps([*key, digest]) + "\n")
-        return self._known[key], status.st_size
+        return self._known[key], stamp[0]
 
 
 def _ends_a_line(path: Path) -> bool:
@@ -118,18 +124,20 @@ def hear_all(
     in_hand: defaultdict[str, Lock] = defaultdict(Lock)
 
     def prepare(item: Track) -> tuple[Heard, torch.Tensor | None]:
-        digest, size = digests.of(item.path)
+        source = item.source
+        content = cache_once(source.content)
+        digest, size = digests.of(source, content)
         with in_hand[digest]:  # copies of one file must not be heard, and written, at the same time
             found = load_print(cache.print_path(digest))
             if found is None:
-                found = listen(item.path)
+                found = listen(probe(source.path, content()))
                 save_print(cache.print_path(digest), found)
         heard = Heard(digest, found.facts, found.sounding_seconds, size)
         if codec is None or found.facts.flaw:
             return heard, None
         counts = load_codes(cache.codes_path(digest), codec.stamp)
         if counts is None:
-            return heard, codec.read(item.path)
+            return heard, codec.read(probe(source.path, content()))
         heard.histogram = histogram(counts, settings.histogram_mode)
         return heard, None
 
@@ -150,7 +158,7 @@ def hear_all(
             try:
                 heard[position], audio = future.result()
             except (DataError, OSError) as error:
-                failed[str(tracks[position].path)] = str(error)
+                failed[tracks[position].place] = str(error)
                 continue
             if codec is not None and audio is not None:
                 waiting.append((heard[position], audio))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.data.index import Track
+from stable_audio_tools.data.index import Track, exclude_names
 from stable_audio_tools.data.paths import write_path_list
 from stable_audio_tools.dedup.clusters import KEEP_RULE
 from stable_audio_tools.dedup.matching import Pair
@@ -76,8 +75,8 @@ def pair_record(pair: Pair, tracks: Sequence[Track], kept: Mapping[int, int]) ->
     record: dict[str, Any] = {
         "a": tracks[pair.a].sample_id,
         "b": tracks[pair.b].sample_id,
-        "a_path": str(tracks[pair.a].path),
-        "b_path": str(tracks[pair.b].path),
+        "a_path": tracks[pair.a].place,
+        "b_path": tracks[pair.b].place,
         "similarity": pair.similarity,
         "votes": pair.votes,
         "identical_bytes": pair.identical_bytes,
@@ -100,8 +99,10 @@ def _rounded(pair: Pair) -> dict[str, float]:
 def _write_exclude_list(
     path: Path, index: Sequence[Track], positions: Sequence[int], summary: DedupSummary
 ) -> None:
-    """One path a line: relative to its dataset's folder where that names one track only, else absolute."""
-    users = Counter(item.relpath for item in index)
+    """One track a line: its path from its dataset's folder where that names one track only, else absolute.
+
+    One in a shard is named by its sample id.
+    """
     settings = summary.settings
     how = (
         f"{settings['histogram_mode']} histograms from cosine {settings['similarity_threshold']} on"
@@ -110,10 +111,7 @@ def _write_exclude_list(
     )
     write_path_list(
         path,
-        [
-            index[i].relpath if users[index[i].relpath] == 1 else str(index[i].path.absolute())
-            for i in positions
-        ],
+        exclude_names(index, positions),
         comments=(
             f"{len(positions)} duplicates of {summary.tracks} tracks; kept of each group: {KEEP_RULE}",
             f"{how}, verified: {settings['verify']}; the evidence is in similar_pairs.jsonl and pairs.html",

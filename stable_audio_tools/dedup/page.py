@@ -10,14 +10,15 @@ import soundfile
 from markupsafe import Markup
 from torch import Tensor
 
-from stable_audio_tools.audio.files import probe, read_audio
+from stable_audio_tools.audio.files import read_audio
 from stable_audio_tools.audio.plots import spectrogram_png
 from stable_audio_tools.audio.transforms import peak_normalize, set_channels
 from stable_audio_tools.data.index import Track
+from stable_audio_tools.data.sources import Source, probe_source
 from stable_audio_tools.dedup.clusters import KEEP_RULE
 from stable_audio_tools.dedup.matching import Pair
 from stable_audio_tools.dedup.outputs import DedupSummary
-from stable_audio_tools.errors import AudioError
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.report.page import Card, Cell, Page, cards, image, player, table, text
 from stable_audio_tools.runtime.progress import track
 
@@ -106,11 +107,11 @@ def _pair(
     begins = (start, max(0.0, (start - offset) / speed))
     shown = []
     for position, begin in zip((pair.a, pair.b), begins, strict=True):
-        name, path = names[position], tracks[position].path
+        name, source = names[position], tracks[position].source
         role = "not in a group"
         if pair.duplicate:
             role = "kept" if kept[position] == position else "excluded"
-        shown.append(Card(name, _sound(path, begin, name, pictures), f"{role}, from {begin:.1f} s"))
+        shown.append(Card(name, _sound(source, begin, name, pictures), f"{role}, from {begin:.1f} s"))
     shown.append(Card("Evidence", [_evidence(pair)]))
     return cards(shown)
 
@@ -134,12 +135,13 @@ def _evidence(pair: Pair) -> Markup:
     return table(["", ""], rows)
 
 
-def _sound(path: Path, begin: float, label: str, pictures: bool) -> list[Markup]:
+def _sound(source: Source, begin: float, label: str, pictures: bool) -> list[Markup]:
     """Player and spectrogram of a few seconds of a file; a word in their place if it cannot be read."""
     try:
-        rate = min(probe(path).sample_rate, 32_000)
+        info = probe_source(source)
+        rate = min(info.sample_rate, 32_000)
         audio, rate = read_audio(
-            path, offset_seconds=begin, duration_seconds=_HEARD_SECONDS, sample_rate=rate
+            info, offset_seconds=begin, duration_seconds=_HEARD_SECONDS, sample_rate=rate
         )
         if audio.shape[-1] == 0:
             return [text("the file is shorter than it was")]
@@ -149,7 +151,7 @@ def _sound(path: Path, begin: float, label: str, pictures: bool) -> list[Markup]
             return [heard]
         picture = spectrogram_png(audio, rate, width_px=300, height_px=120)
         return [image(picture, f"spectrogram of {label}"), heard]
-    except AudioError as error:
+    except DataError as error:
         return [text(str(error))]
 
 

@@ -99,21 +99,22 @@ class _Levels:
         return "constant" if self.peak > _INAUDIBLE_RMS else "silent"
 
 
-def listen(path: str | Path) -> Print:
-    """Decode a whole file and make its print.
+def listen(file: str | Path | AudioInfo) -> Print:
+    """Decode a whole file, or what :func:`~stable_audio_tools.audio.files.probe` said of it; make its print.
 
     Raises:
         AudioError: the file cannot be decoded, or holds no audio or values that are not finite.
     """
     import soxr
 
-    info = probe(path)
+    info = file if isinstance(file, AudioInfo) else probe(file)
+    path = info.path
     levels, spectrum, digest = _Levels(info.channels), SpectrumStream(), hashlib.sha256()
     digest.update(f"{info.sample_rate} {info.channels}".encode())
     resampler = soxr.ResampleStream(info.sample_rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")
     offset = 0.0
     while True:
-        piece, _ = read_audio(path, offset_seconds=offset, duration_seconds=_PIECE_SECONDS)
+        piece, _ = read_audio(info, offset_seconds=offset, duration_seconds=_PIECE_SECONDS)
         offset += _PIECE_SECONDS
         last = offset >= info.duration_seconds
         if piece.shape[-1]:

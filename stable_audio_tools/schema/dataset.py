@@ -187,6 +187,9 @@ class WebDataset(Config):
     """Draw shards one after the other, each as often as chance has it; otherwise go through them in turn."""
     shuffle_buffer: int = Field(1000, ge=0)
     """How many recordings, read from the shards in turn, an order is drawn among; 0 keeps theirs."""
+    exclude_paths_file: str | None = None
+    """Samples to leave out, one a line: by their id (``drums/000.tar/42.mp3``) or their path from the folder
+    of shards (``000.tar/42.mp3``). ``#`` starts a comment."""
     index_dir: str | None = None
     """Where the tables of contents of the shards are kept; None is a folder in the user's cache."""
     remove_silence: bool = False

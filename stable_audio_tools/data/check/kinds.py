@@ -25,6 +25,8 @@ KINDS: dict[str, Kind] = {
     "no-caption": Kind("has no prompt"),
     "unsupported": Kind("is a recording of a format or name that cannot be read, and is left out"),
     "unlisted": Kind("is a folder that may not be looked into"),
+    "broken-shard": Kind("is a tar file that is damaged or cut off: what is before that is used"),
+    "no-recording": Kind("is a sample of a shard without a recording, and is left out"),
     "anti-phase": Kind("cancels out in the mono mix"),
     "dead-channel": Kind("has a channel without sound"),
     "dc-offset": Kind("is shifted away from zero"),

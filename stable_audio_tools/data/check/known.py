@@ -14,6 +14,7 @@ from stable_audio_tools.data.check.measure import FileFacts, without_path
 from stable_audio_tools.data.check.survey import available_cpus
 from stable_audio_tools.data.index import Track
 from stable_audio_tools.data.metadata import MetadataFunction, load_metadata_function
+from stable_audio_tools.data.sources import probe_source
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.progress import track as progress
 
@@ -84,7 +85,7 @@ def _asked(function: MetadataFunction, track: Track, info: dict[str, Any]) -> di
     try:
         return dict(function(dict(info), None))
     except DataError:
-        audio, _ = read_audio(track.path, duration_seconds=_HEARD_SECONDS)
+        audio, _ = read_audio(probe_source(track.source), duration_seconds=_HEARD_SECONDS)
         return dict(function(dict(info), audio))
 
 
@@ -93,7 +94,7 @@ def _info(track: Track, facts: FileFacts) -> dict[str, Any]:
     info: dict[str, Any] = {
         "index": track.index,
         "sample_id": track.sample_id,
-        "path": str(track.path),
+        "path": track.place,
         "relpath": track.relpath,
         "dataset_id": track.dataset_id,
         "seconds_start": 0,

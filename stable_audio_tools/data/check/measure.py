@@ -14,8 +14,8 @@ import numpy as np
 from stable_audio_tools.audio.files import AudioInfo, probe, read_audio
 from stable_audio_tools.audio.loudness import LoudnessMeter, hop_length
 from stable_audio_tools.data.check.meters import Clipping, Levels, Silence
+from stable_audio_tools.data.sources import Source, sha256_of
 from stable_audio_tools.errors import DataError
-from stable_audio_tools.runtime.files import sha256_file
 
 VERSION = 1
 """Of what is measured; figures of another version are measured again."""
@@ -61,7 +61,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file and what was found in it: ``measured``, or ``error``, in one line. Never both."""
+    """A file and what was found in it: ``measured``, or ``error``, in one line. Never both.
+
+    ``path`` is the place of its source; of a member of a shard ``changed_ns`` is a number made of the shard's
+    version.
+    """
 
     path: str
     size_bytes: int
@@ -88,24 +92,29 @@ class FileFacts:
             return None
 
 
-def check_file(path: Path) -> FileFacts:
-    """The facts of one file; whatever is wrong with it becomes ``error``, so that the next one is reached."""
+def check_file(source: Source) -> FileFacts:
+    """The facts of one file; whatever is wrong with it becomes ``error``, so that the next one is reached.
+
+    Raises:
+        DataError: the shard that holds it cannot be read, which says nothing of the recording.
+    """
+    path, place = source.path, source.place
     size = changed = 0
     digest = None
+    content = source.content()
     try:
-        status = path.stat()
-        size, changed = status.st_size, status.st_mtime_ns
-        info = probe(path)
-        digest = sha256_file(path)
+        size, changed = source.stamp()
+        info = probe(path, content)
+        digest = sha256_of(info)
         measured = measure(info)
     except FileNotFoundError:
-        return FileFacts(str(path), size, changed, digest, None, _not_there(path))
+        return FileFacts(place, size, changed, digest, None, _not_there(path))
     except (DataError, OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         # whatever a decoder makes of a broken file, the others are still to be read
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         line = " ".join((reason or type(error).__name__).split())
-        return FileFacts(str(path), size, changed, digest, None, without_path(line, path))
-    return FileFacts(str(path), size, changed, digest, measured)
+        return FileFacts(place, size, changed, digest, None, without_path(line, path))
+    return FileFacts(place, size, changed, digest, measured)
 
 
 def measure(info: AudioInfo) -> Measurement:
@@ -122,7 +131,7 @@ def measure(info: AudioInfo) -> Measurement:
     digest = hashlib.sha256(f"{rate} {channels} ".encode())
     not_finite = 0
     for start in range(0, info.num_frames, piece):
-        span, _ = read_audio(info.path, offset_seconds=start / rate, duration_seconds=piece / rate)
+        span, _ = read_audio(info, offset_seconds=start / rate, duration_seconds=piece / rate)
         audio = span.numpy()
         digest.update(np.ascontiguousarray(audio.T).data)
         finite = np.isfinite(audio)

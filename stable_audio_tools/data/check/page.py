@@ -17,6 +17,7 @@ from stable_audio_tools.data.check.problems import Problem
 from stable_audio_tools.data.check.run import CheckReport
 from stable_audio_tools.data.check.summary import printable, summary_of
 from stable_audio_tools.data.leakage import RULES
+from stable_audio_tools.data.sources import Source, probe_source
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.report.page import Card, Cell, Page, cards, image, player, table, text
 from stable_audio_tools.runtime.progress import track
@@ -164,7 +165,12 @@ def _excerpts(report: CheckReport) -> list[Card]:
         for item in track(chosen, "excerpts") if chosen else []:
             assert item.row is not None
             try:
-                sound = _excerpt(report.facts[item.row], item.kind, Path(folder) / "excerpt.ogg")
+                sound = _excerpt(
+                    report.index[item.row].source,
+                    report.facts[item.row],
+                    item.kind,
+                    Path(folder) / "excerpt.ogg",
+                )
             except DataError as error:  # it was there when it was measured
                 made.append(Card(f"{item.kind}: {printable(item.name)}", [text(str(error))]))
                 continue
@@ -176,7 +182,7 @@ def _excerpts(report: CheckReport) -> list[Card]:
     return made
 
 
-def _excerpt(facts: FileFacts, kind: str, target: Path) -> Path:
+def _excerpt(source: Source, facts: FileFacts, kind: str, target: Path) -> Path:
     """The seconds of a file in which ``kind`` is heard, as Ogg Vorbis at ``target``."""
     found = facts.measured
     start = 0.0
@@ -184,6 +190,6 @@ def _excerpt(facts: FileFacts, kind: str, target: Path) -> Path:
         start = max(0.0, min(found.seconds / 3, found.seconds - _EXCERPT_SECONDS))
         if kind == "clipped" and found.first_clip_seconds is not None:
             start = max(0.0, found.first_clip_seconds - 1.0)
-    audio, rate = read_audio(Path(facts.path), offset_seconds=start, duration_seconds=_EXCERPT_SECONDS)
+    audio, rate = read_audio(probe_source(source), offset_seconds=start, duration_seconds=_EXCERPT_SECONDS)
     audio = resample(audio, rate, _EXCERPT_RATE)
     return save_audio(target, set_channels(audio, min(2, audio.shape[0])), _EXCERPT_RATE)

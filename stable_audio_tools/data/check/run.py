@@ -122,7 +122,7 @@ def check_dataset(
     """
     find_leaks([], [], rules)  # an unknown rule is said now and not after hours
     limits = limits or Thresholds()
-    facts = survey([track.path for track in index], output_dir / "files.jsonl", num_workers=num_workers)
+    facts = survey([track.source for track in index], output_dir / "files.jsonl", num_workers=num_workers)
     known = known_of_all(index, facts)
     problems = [
         problem
@@ -131,6 +131,7 @@ def check_dataset(
     ]
     problems += [Problem("unsupported", str(path), _why_unsupported(path)) for path in index.unsupported]
     problems += [Problem("unlisted", str(path), reason) for path, reason in index.unlisted.items()]
+    problems += [Problem(*fault) for fault in index.faults]
     copies = exact_copies(index, facts)
     problems += _copy_problems(index, copies, problems)
     leaks: list[Leak] = []

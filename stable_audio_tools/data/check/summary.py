@@ -16,6 +16,7 @@ from stable_audio_tools.data.check.kinds import KINDS
 from stable_audio_tools.data.check.measure import Measurement
 from stable_audio_tools.data.check.problems import Problem
 from stable_audio_tools.data.check.run import CheckReport
+from stable_audio_tools.data.index import exclude_names
 from stable_audio_tools.data.leakage import RULES
 from stable_audio_tools.data.paths import append_path_list
 from stable_audio_tools.runtime.files import write_json
@@ -114,14 +115,11 @@ def write_exclude_list(report: CheckReport, path: Path, also: Sequence[str] = ()
     """Add what training should leave out to the exclude list at ``path``; returns how many lines are new.
 
     What the list held stays as it was. A track is named by its path in its folder where that is the path of
-    one track only, and absolutely otherwise.
+    one track only, and absolutely otherwise; one in a shard by its sample id.
     """
     chosen = report.excluded(also)
-    users = Counter(track.relpath for track in report.index)
     groups: dict[str, list[str]] = {kind: [] for kind in KINDS if kind in chosen.values()}
-    for row, kind in chosen.items():
-        track = report.index[row]
-        name = track.relpath if users[track.relpath] == 1 else str(track.path.absolute())
+    for kind, name in zip(chosen.values(), exclude_names(report.index, list(chosen)), strict=True):
         groups[kind].append(name)
     today = datetime.now(timezone.utc).date().isoformat()
     comments = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from stable_audio_tools.data.check.measure import FileFacts, check_file
+from stable_audio_tools.data.sources import Source
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.runtime.files import atomic_path
 from stable_audio_tools.runtime.progress import progress_bar, say
@@ -34,61 +35,66 @@ def available_cpus() -> int:
 
 
 def survey(
-    paths: Sequence[Path], journal: Path, *, num_workers: int | None = None, description: str = "files"
+    sources: Sequence[Source], journal: Path, *, num_workers: int | None = None, description: str = "files"
 ) -> list[FileFacts]:
-    """The facts of each of ``paths``, in their order.
+    """The facts of each of ``sources``, in their order.
 
     Every file that is done is a line of ``journal`` at once. A file whose size and time of change are those
     of its line is not read again; one that could not be read is tried again. At the end the journal holds
-    exactly ``paths``, in their order.
+    exactly ``sources``, in their order.
 
     Args:
-        paths: the files.
+        sources: the recordings.
         journal: the JSON lines file to go on from and to write.
         num_workers: processes; None is as many as there are processors, 0 measures in this one.
         description: what the progress bar says.
 
     Raises:
+        DataError: a shard cannot be read; what was measured so far is in the journal.
         UsageError: a negative number of workers.
     """
     if num_workers is not None and num_workers < 0:
         raise UsageError(f"num workers is {num_workers}: expected 0 or more")
     workers = available_cpus() if num_workers is None else num_workers
     known = _read_journal(journal)
-    facts = {path: found for path in paths if (found := _still_true(known.get(str(path)), path)) is not None}
-    todo = [path for path in dict.fromkeys(paths) if path not in facts]
+    facts = {
+        source: found
+        for source in sources
+        if (found := _still_true(known.get(source.place), source)) is not None
+    }
+    todo = [source for source in dict.fromkeys(sources) if source not in facts]
     if facts:
-        say(f"{description}: {len(facts)} of {len(paths)} are known from {journal}")
+        say(f"{description}: {len(facts)} of {len(sources)} are known from {journal}")
     journal.parent.mkdir(parents=True, exist_ok=True)
     if todo:
         with progress_bar(description, len(todo)) as bar, open(journal, "a", encoding="ascii") as out:
             if out.tell() and not _ends_whole(journal):
                 out.write("\n")
             inline = workers <= 1 or len(todo) < _WORTH_PROCESSES
-            for path, found in _measure_here(todo) if inline else _measure_apart(todo, workers):
-                facts[path] = found
+            for source, found in _measure_here(todo) if inline else _measure_apart(todo, workers):
+                facts[source] = found
                 _write_line(out, found)
                 bar.advance(bar.task_ids[0])
-    result = [facts[path] for path in paths]
+    result = [facts[source] for source in sources]
     with atomic_path(journal) as temporary, open(temporary, "w", encoding="ascii") as out:
         for found in result:
             _write_line(out, found)
     return result
 
 
-def _measure_here(paths: Sequence[Path]) -> Iterator[tuple[Path, FileFacts]]:
-    return ((path, check_file(path)) for path in paths)
+def _measure_here(sources: Sequence[Source]) -> Iterator[tuple[Source, FileFacts]]:
+    return ((source, check_file(source)) for source in sources)
 
 
-def _measure_apart(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path, FileFacts]]:
+def _measure_apart(sources: Sequence[Source], workers: int) -> Iterator[tuple[Source, FileFacts]]:
     """In processes of their own, in the order in which they are done.
 
     A crash inside a decoder takes all processes of a pool with it, and the pool does not say whose file it
     was: those that were under way are measured again, each in a pool of its own, and the guilty one is named.
     """
-    remaining = deque(paths)
+    remaining = deque(sources)
     while remaining:
-        begun: dict[Path, Future[FileFacts]] = {}
+        begun: dict[Source, Future[FileFacts]] = {}
         with _pool(workers) as pool:
             try:
                 while begun or remaining:
@@ -96,24 +102,23 @@ def _measure_apart(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path, 
                         begun[remaining[0]] = pool.submit(check_file, remaining[0])
                         remaining.popleft()
                     wait(begun.values(), return_when=FIRST_COMPLETED)
-                    for path in [path for path, future in begun.items() if future.done()]:
-                        found = begun[path].result()
-                        del begun[path]
-                        yield path, found
+                    for source in [source for source, future in begun.items() if future.done()]:
+                        found = begun[source].result()
+                        del begun[source]
+                        yield source, found
             except BrokenProcessPool:
                 say(f"a process ended without a word; the {len(begun)} files under way are read one by one")
-        for path in begun:
-            yield path, _alone(path)
+        for source in begun:
+            yield source, _alone(source)
 
 
-def _alone(path: Path) -> FileFacts:
+def _alone(source: Source) -> FileFacts:
     """The facts of a file that may crash its process."""
     with _pool(1) as pool:
         try:
-            return pool.submit(check_file, path).result()
+            return pool.submit(check_file, source).result()
         except BrokenProcessPool:
-            status = path.stat()
-            return FileFacts(str(path), status.st_size, status.st_mtime_ns, None, None, _CRASHED)
+            return FileFacts(source.place, *source.stamp(), None, None, _CRASHED)
 
 
 @contextmanager
@@ -163,14 +168,14 @@ def _read_journal(journal: Path) -> dict[str, FileFacts]:
     return known
 
 
-def _still_true(found: FileFacts | None, path: Path) -> FileFacts | None:
+def _still_true(found: FileFacts | None, source: Source) -> FileFacts | None:
     if found is None or found.measured is None:
         return None
     try:
-        status = path.stat()
+        stamp = source.stamp()
     except OSError:
         return None
-    return found if (found.size_bytes, found.changed_ns) == (status.st_size, status.st_mtime_ns) else None
+    return found if (found.size_bytes, found.changed_ns) == stamp else None
 
 
 def _ends_whole(journal: Path) -> bool:

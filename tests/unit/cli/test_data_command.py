@@ -47,7 +47,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["words.txt"], "words.txt: is neither a folder nor a .json, .tsv or .csv file"),
         (["empty"], "no audio files in empty"),
-        (["wds.json"], "wds"),
+        (["wds.json"], "no .tar files in"),
         (["broken.json"], "broken.json: not valid JSON"),
         (["music", "--rules", "track,album"], "--rules: unknown 'album'; expected track, bytes, audio"),
         (["music", "--fix-also", "loud"], "--fix-also: unknown 'loud'; expected unreadable"),

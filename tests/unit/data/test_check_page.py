@@ -64,8 +64,8 @@ def test_names_and_captions_are_words_and_not_markup(report: CheckReport, tmp_pa
 
 
 def test_a_file_that_is_gone_since_it_was_measured_is_said(report: CheckReport, tmp_path: Path) -> None:
-    gone = [replace(facts, path=str(tmp_path / "gone.wav")) for facts in report.facts]
-    page = write_page(replace(report, facts=gone), tmp_path / "report.html").read_text()
+    gone = TrackIndex([replace(track, path=tmp_path / "gone.wav") for track in report.index])
+    page = write_page(replace(report, index=gone), tmp_path / "report.html").read_text()
     assert "gone.wav: No such file or directory" in page
 
 

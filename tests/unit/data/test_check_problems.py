@@ -20,6 +20,7 @@ from stable_audio_tools.data.check.summary import printable, summary_of, text_li
 from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.leakage import Identity
 from stable_audio_tools.data.paths import append_path_list, read_path_list
+from stable_audio_tools.data.sources import FileSource
 from stable_audio_tools.errors import DataError, UsageError
 from stable_audio_tools.schema.reader import parse_dataset_config
 
@@ -32,7 +33,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> FileFacts:
     path = tmp_path_factory.mktemp("sound") / "a.wav"
     samples = np.random.default_rng(0).uniform(-0.4, 0.4, (3 * RATE, 2))
     soundfile.write(path, samples + 0.2 * np.sin(np.arange(3 * RATE))[:, None], RATE)
-    return check_file(path)
+    return check_file(FileSource(path))
 
 
 def track(name: str = "a.wav") -> Track:
@@ -142,7 +143,7 @@ def test_a_copy_of_a_track_that_leaks_leaks(folder: Path) -> None:
 
 def test_the_same_audio_in_another_container_leaks(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "evaluation", "other.wav", 2)
-    digest = check_file(tmp_path / "evaluation/other.wav").measured
+    digest = check_file(FileSource(tmp_path / "evaluation/other.wav")).measured
     assert digest is not None
     report = check(folder, evaluation=[Identity("e", audio_sha256=digest.audio_sha256)])
     assert excluded(report)["c.wav"] == "leak"

@@ -13,6 +13,7 @@ import soundfile
 from stable_audio_tools.data.check import survey as survey_module
 from stable_audio_tools.data.check.measure import FileFacts, check_file
 from stable_audio_tools.data.check.survey import survey
+from stable_audio_tools.data.sources import FileSource, Source
 from stable_audio_tools.errors import UsageError
 
 RATE = 8000
@@ -26,12 +27,16 @@ def write_tracks(folder: Path, count: int) -> list[Path]:
     return paths
 
 
+def sources(paths: list[Path]) -> list[Source]:
+    return [FileSource(path) for path in paths]
+
+
 def test_processes_change_nothing(tmp_path: Path) -> None:
     paths = write_tracks(tmp_path / "music", survey_module._WORTH_PROCESSES + 2)
     (tmp_path / "music/empty.wav").touch()
     paths = [tmp_path / "music/empty.wav", *reversed(paths)]
-    here = survey(paths, tmp_path / "here.jsonl", num_workers=0)
-    apart = survey(paths, tmp_path / "apart.jsonl", num_workers=2)
+    here = survey(sources(paths), tmp_path / "here.jsonl", num_workers=0)
+    apart = survey(sources(paths), tmp_path / "apart.jsonl", num_workers=2)
     assert here == apart
     assert [facts.path for facts in here] == [str(path) for path in paths]
     assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "apart.jsonl").read_bytes()
@@ -44,19 +49,19 @@ def test_what_is_known_is_not_read_again_and_what_changed_is(
     (tmp_path / "music/broken.wav").write_bytes(b"no")
     paths.append(tmp_path / "music/broken.wav")
     journal = tmp_path / "files.jsonl"
-    first = survey(paths, journal, num_workers=0)
+    first = survey(sources(paths), journal, num_workers=0)
     read: list[str] = []
 
-    def counted(path: Path) -> FileFacts:
-        read.append(path.name)
-        return check_file(path)
+    def counted(source: Source) -> FileFacts:
+        read.append(source.path.name)
+        return check_file(source)
 
     monkeypatch.setattr(survey_module, "check_file", counted)
-    assert survey(paths, journal, num_workers=0) == first
+    assert survey(sources(paths), journal, num_workers=0) == first
     assert read == ["broken.wav"]
     os.utime(paths[1], ns=(0, 0))
     read.clear()
-    again = survey(paths[:3], journal, num_workers=0)
+    again = survey(sources(paths[:3]), journal, num_workers=0)
     assert read == ["01.wav"]
     assert again[1].measured == first[1].measured
     assert len(journal.read_text().splitlines()) == 3
@@ -65,13 +70,13 @@ def test_what_is_known_is_not_read_again_and_what_changed_is(
 def test_lines_that_are_not_whole_or_of_another_version_are_measured_again(tmp_path: Path) -> None:
     paths = write_tracks(tmp_path / "music", 3)
     journal = tmp_path / "files.jsonl"
-    first = survey(paths, journal, num_workers=0)
+    first = survey(sources(paths), journal, num_workers=0)
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     lines[0]["version"] = 0
     del lines[1]["measured"]["channels"]
     text = "\n".join(json.dumps(line) for line in lines)
     journal.write_text("[1]\nnonsense\n" + text[:-20])
-    assert survey(paths, journal, num_workers=0) == first
+    assert survey(sources(paths), journal, num_workers=0) == first
 
 
 def test_a_file_that_takes_its_process_down_is_named_and_the_others_are_measured(
@@ -80,15 +85,15 @@ def test_a_file_that_takes_its_process_down_is_named_and_the_others_are_measured
     paths = write_tracks(tmp_path / "music", 6)
     monkeypatch.setattr(survey_module, "_WORTH_PROCESSES", 1)
     monkeypatch.setattr(survey_module, "check_file", _crash_on_03)
-    found = survey(paths, tmp_path / "files.jsonl", num_workers=2)
+    found = survey(sources(paths), tmp_path / "files.jsonl", num_workers=2)
     assert [facts.error for facts in found if facts.measured is None] == [survey_module._CRASHED]
     assert found[3].measured is None
 
 
-def _crash_on_03(path: Path) -> FileFacts:
-    if path.name == "03.wav":
+def _crash_on_03(source: Source) -> FileFacts:
+    if source.path.name == "03.wav":
         os._exit(11)
-    return check_file(path)
+    return check_file(source)
 
 
 def test_hashes_tell_the_audio_from_its_container(tmp_path: Path) -> None:
@@ -99,7 +104,7 @@ def test_hashes_tell_the_audio_from_its_container(tmp_path: Path) -> None:
     samples[-1] += 1
     soundfile.write(tmp_path / "b.wav", samples, RATE)
     names = ("a.wav", "a.flac", "b.wav", "mono.wav")
-    found = {name: check_file(tmp_path / name) for name in names}
+    found = {name: check_file(FileSource(tmp_path / name)) for name in names}
     audio = {name: facts.measured.audio_sha256 for name, facts in found.items() if facts.measured}
     assert audio["a.wav"] == audio["a.flac"]
     assert len(set(audio.values())) == 3
@@ -109,9 +114,9 @@ def test_hashes_tell_the_audio_from_its_container(tmp_path: Path) -> None:
 def test_a_long_file_measured_in_pieces_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = np.random.default_rng(0).uniform(-1.2, 1.2, (10 * RATE, 2)).clip(-1, 1)
     soundfile.write(tmp_path / "a.wav", samples, RATE)
-    whole = check_file(tmp_path / "a.wav")
+    whole = check_file(FileSource(tmp_path / "a.wav"))
     monkeypatch.setattr("stable_audio_tools.data.check.measure._BLOCK_SAMPLES", 3000)
-    assert check_file(tmp_path / "a.wav") == whole
+    assert check_file(FileSource(tmp_path / "a.wav")) == whole
 
 
 def test_figures_of_known_signals(tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_figures_of_known_signals(tmp_path: Path) -> None:
     left = 0.5 * np.sin(2 * np.pi * 200 * time)
     left[:RATE] = 0.0
     soundfile.write(tmp_path / "a.wav", np.stack([left, -left + 0.02], axis=1), RATE, subtype="FLOAT")
-    found = check_file(tmp_path / "a.wav").measured
+    found = check_file(FileSource(tmp_path / "a.wav")).measured
     assert found is not None
     assert (found.sample_rate, found.channels, found.seconds, found.format) == (RATE, 2, 4.0, "wav")
     assert found.peak_dbfs == pytest.approx(20 * np.log10(0.52), abs=0.01)

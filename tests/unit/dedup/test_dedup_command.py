@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.data.paths import read_path_list
+from stable_audio_tools.data.webdataset import ShardIndex
+from stable_audio_tools.schema.reader import parse_dataset_config
 
 RECORD = """{path}
 A Title by An Artist from Jamendo: http://www.jamendo.com/track/{number}
@@ -74,3 +77,35 @@ def test_a_config_of_evaluation_tracks_takes_its_copies_out(copies: Path, tmp_pa
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["evaluation_twins"].values()) == {"evaluation: eval/clip.wav"}
     assert summary["evaluation_tracks"] == 1
+
+
+def test_copies_in_shards_are_found_and_training_leaves_them_out(music_folder: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    members = {
+        "0.tar": ["original.wav", "other.wav"],
+        "1.tar": ["a/reencoded.mp3", "silent_1.wav", "broken.mp3"],
+    }
+    for shard, names in members.items():
+        with tarfile.open(shards / shard, "w") as tar:
+            for name in names:
+                tar.add(music_folder / name, name)
+    settings = {
+        "dataset_type": "wds",
+        "datasets": [{"id": "s", "path": str(shards)}],
+        "index_dir": str(tmp_path / "tables"),
+        "exclude_paths_file": str(tmp_path / "out/exclude_paths.txt"),
+        "on_error": "skip",
+    }
+    config = tmp_path / "shards.json"
+    config.write_text(json.dumps(settings))
+    assert sat_dedup("--dataset-config", config, "--output-dir", tmp_path / "out") == 0
+    assert read_path_list(tmp_path / "out/exclude_paths.txt") == ["s/1.tar/a/reencoded.mp3"]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["flagged"] == {"s/1.tar/silent_1.wav": "silent"}
+    assert list(summary["failed"]) == [f"{shards}/1.tar/broken.mp3"]
+    assert "could not" not in (tmp_path / "out/pairs.html").read_text()
+    kept = ShardIndex.from_shards(parse_dataset_config(settings))  # type: ignore[arg-type]
+    assert [track.relpath for track in kept] == [
+        "0.tar/original.wav", "0.tar/other.wav", "1.tar/silent_1.wav", "1.tar/broken.mp3"
+    ]  # fmt: skip

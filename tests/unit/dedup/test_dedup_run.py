@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stable_audio_tools.audio.files import AudioInfo
 from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.data.paths import read_path_list
 from stable_audio_tools.dedup import hearing
@@ -142,9 +143,9 @@ def test_a_run_goes_on_from_stored_fingerprints(
     decoded: list[str] = []
     listen = hearing.listen
 
-    def spy(path: Path) -> Any:
-        decoded.append(path.name)
-        return listen(path)
+    def spy(file: AudioInfo) -> Any:
+        decoded.append(file.path.name)
+        return listen(file)
 
     monkeypatch.setattr(hearing, "listen", spy)
     again = dedup(index_of(music_folder), tmp_path, tiny_dac_folder)
