@@ -30,6 +30,7 @@ ONSET_REACH_FRAMES = _STEP_FRAMES + WINDOW // HOP
 
 _STEPS_PER_DECADE = 50  # int8 then holds +-25 dB in steps of 0.2 dB
 _SPEEDS = np.arange(0.92, 1.0801, 0.0025)
+_ONE_SPEED = np.ones(1)
 _LINE_FRAMES = 4.0  # a hash lies on the line of a copy when it is within 0.1 s of it
 _REFINEMENTS = 8
 _LEAST_MATCHES = 3
@@ -168,9 +169,9 @@ def _best_lines(frames_a: NDArray[np.float32], frames_b: NDArray[np.float32]) ->
     if len(frames_a) < _LEAST_MATCHES:
         return []
     x, y = frames_b.astype(np.float64), frames_a.astype(np.float64)
-    altered = max(_most_at(x, y, float(slope)) for slope in _SPEEDS)
     # Music in loops lies on many lines. The grid is coarse, so which of the two is best shows when refined.
-    lines = [_refined(x, y, slope, start) for _, slope, start in (_most_at(x, y, 1.0), altered)]
+    unaltered, altered = max(_most_at(x, y, _ONE_SPEED)), max(_most_at(x, y, _SPEEDS))
+    lines = [_refined(x, y, slope, start) for _, slope, start in (unaltered, altered)]
     best = max(lines, key=lambda line: int(line[2].sum()))
     if best[2].sum() < _LEAST_MATCHES:
         return []
@@ -196,14 +197,29 @@ def _refined(x: NDArray[np.float64], y: NDArray[np.float64], slope: float, start
     return slope, start, on_line
 
 
-def _most_at(x: NDArray[np.float64], y: NDArray[np.float64], slope: float) -> tuple[int, float, float]:
-    """How many matches share a start at ``slope``, the slope, and that start."""
-    starts = np.round((y - slope * x) / _LINE_FRAMES).astype(np.int64)
-    lowest = int(starts.min())
-    counts = np.bincount(starts - lowest, minlength=2)
-    pairs = counts[:-1] + counts[1:]
-    best = int(pairs.argmax())
-    return int(pairs[best]), slope, (lowest + best + 0.5) * _LINE_FRAMES
+def _most_at(
+    x: NDArray[np.float64], y: NDArray[np.float64], slopes: NDArray[np.float64]
+) -> list[tuple[int, float, float]]:
+    """For each slope how many matches share a start, the slope, and that start.
+
+    Few matches are tried at many slopes at once: at one by one, numpy's calls would take most of the time.
+    """
+    found = []
+    together = max(1, _MOST_MATCHES // len(x))
+    for first in range(0, len(slopes), together):
+        tried = slopes[first : first + together]
+        starts = np.round((y - tried[:, None] * x) / _LINE_FRAMES).astype(np.int64)
+        lowest = starts.min(axis=1, keepdims=True)
+        starts -= lowest
+        width = max(2, int(starts.max()) + 1)
+        rows = np.arange(len(tried))
+        starts += rows[:, None] * width
+        counts = np.bincount(starts.ravel(), minlength=len(tried) * width).reshape(len(tried), width)
+        pairs = counts[:, :-1] + counts[:, 1:]
+        best = pairs.argmax(axis=1)
+        begins = (lowest[:, 0] + best + 0.5) * _LINE_FRAMES
+        found += list(zip(pairs[rows, best].tolist(), tried.tolist(), begins.tolist(), strict=True))
+    return found
 
 
 def _agreement(
@@ -255,17 +271,20 @@ def _correlation(
     if end <= begin:
         return 0.0
     laid = _in_other_bands(second.astype(np.float32), shift)
-    best = 0.0
-    for slack in range(-_SLACK_FRAMES, _SLACK_FRAMES + 1):
-        at = np.clip((np.arange(begin, end) - start - slack) / slope, 0, len(second) - 1.001)
-        below = at.astype(np.int64)
-        share = (at - below).astype(np.float32)[:, None]
-        theirs = laid[below] * (1 - share) + laid[below + 1] * share
-        ours = first[begin:end].astype(np.float32)
-        energy = float(np.square(ours).sum()) * float(np.square(theirs).sum())
+    # All of the slack needs one laying over: a frame later is the next row of it.
+    frames = np.arange(begin - _SLACK_FRAMES, end + _SLACK_FRAMES)
+    at = np.clip((frames - start) / slope, 0, len(second) - 1.001)
+    below = at.astype(np.int64)
+    share = (at - below).astype(np.float32)[:, None]
+    over = laid[below] * (1 - share) + laid[below + 1] * share
+    ours = first[begin:end].astype(np.float32)
+    our_energy, best = float(np.vdot(ours, ours)), 0.0
+    for shifted in range(2 * _SLACK_FRAMES + 1):
+        theirs = over[shifted : shifted + len(ours)]
+        energy = our_energy * float(np.vdot(theirs, theirs))
         # one step of one band in one frame is the least that can be called an onset
         if energy >= 1.0:
-            best = max(best, float((ours * theirs).sum()) / energy**0.5)
+            best = max(best, float(np.vdot(ours, theirs)) / energy**0.5)
     return best
 
 

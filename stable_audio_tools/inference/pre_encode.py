@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from stable_audio_tools.audio.transforms import resampled_length
 from stable_audio_tools.data.dataset import make_loader
-from stable_audio_tools.data.index import Track, TrackIndex, audio_dir
+from stable_audio_tools.data.index import Track, TrackIndex
 from stable_audio_tools.data.latent_files import (
     DETAILS,
     FORMAT,
@@ -27,6 +28,7 @@ from stable_audio_tools.data.latent_files import (
 )
 from stable_audio_tools.data.local import LocalDataset
 from stable_audio_tools.data.sample import Info, SampleKey
+from stable_audio_tools.data.webdataset import ShardDataset, ShardIndex, ShardTrack, recordings_of
 from stable_audio_tools.errors import ConfigError, DataError, StoreError, UsageError
 from stable_audio_tools.inference.latent_encoder import EncoderFiles, LatentEncoder
 from stable_audio_tools.inference.pre_encode_settings import PreEncodeSettings
@@ -35,8 +37,15 @@ from stable_audio_tools.runtime.files import sha256_file, write_json
 from stable_audio_tools.runtime.manifest import installed_versions
 from stable_audio_tools.runtime.progress import progress_bar, say, warn
 from stable_audio_tools.runtime.seeds import generator
-from stable_audio_tools.schema.dataset import AudioDirDataset
+from stable_audio_tools.schema.dataset import AudioDirDataset, WebDataset
 from stable_audio_tools.schema.reader import read_dataset_config
+
+_NOT_HEARD = frozenset(
+    {"on_error", "drop_last", "exclude_paths_file"}
+    | {"index_dir", "epoch_steps", "resampled_shards", "shuffle_buffer"}
+)
+_WHERE = {"path", "custom_metadata_module", "manifest", "s3_path", "profile", "endpoint_url", "anonymous"}
+"""Keys of a dataset config that do not change what is stored."""
 
 FAILED = "failed_files"
 """``failed_files-<rank>.json`` lists what a rank could not read, with the reasons."""
@@ -81,7 +90,7 @@ class Job:
 
     settings: PreEncodeSettings
     files: EncoderFiles
-    dataset: AudioDirDataset
+    dataset: AudioDirDataset | WebDataset
     index: TrackIndex
     folder: Path
 
@@ -93,22 +102,21 @@ class Job:
             StableAudioError: a config or a flag is wrong, or there are no tracks.
         """
         files = EncoderFiles.find(settings)
-        dataset = audio_dir(read_dataset_config(settings.dataset_config))
+        dataset = read_dataset_config(settings.dataset_config)
+        index = recordings_of(dataset, base_dir=Path(settings.dataset_config).parent)
+        assert isinstance(dataset, AudioDirDataset | WebDataset)  # or recordings_of refuses
         if settings.crops > 1 and not dataset.random_crop:
             raise ConfigError(
                 f"{settings.dataset_config}: random_crop is false, so --crops {settings.crops} would store"
                 " one crop so many times; set it to true"
             )
-        index = TrackIndex.from_config(dataset, base_dir=Path(settings.dataset_config).parent)
         return cls(settings, files, dataset, index, Path(settings.output_path))
 
     def stamp(self) -> dict[str, Any]:
         """What the files depend on; how fast they are made, and how many, does not count."""
         modules = {track.metadata_module for track in self.index if track.metadata_module is not None}
-        where = {"__all__": {"path", "custom_metadata_module", "manifest"}}
         reading = self.dataset.model_dump(
-            mode="json",
-            exclude={"on_error": True, "drop_last": True, "exclude_paths_file": True, "datasets": where},
+            mode="json", exclude={**dict.fromkeys(_NOT_HEARD, True), "datasets": {"__all__": _WHERE}}
         )
         return {
             **self.files.stamp(),
@@ -171,7 +179,7 @@ class Job:
         if share.rank == 0 and done:
             say(f"{self.folder}: {len(done)} crops are there, going on")
         remove_latents(self.folder, {Crop(*key) for batch in batches for key in batch} - done)
-        dataset = TracksToEncode(self.index, self.dataset, self.files, encoder.channels, self.settings)
+        dataset = self._tracks(encoder.channels)
         loader = make_loader(dataset, batches, self.settings.num_workers)
         failed: list[dict[str, str]] = []
         with _progress(share, sum(map(len, batches))) as advance:
@@ -183,6 +191,32 @@ class Job:
             write_json(list_of_failed, failed)
         else:
             list_of_failed.unlink(missing_ok=True)
+
+    def _tracks(self, channels: int) -> TracksToEncode:
+        """The recordings as the encoder takes them."""
+        options: dict[str, Any] = {
+            "sample_size": max(1, self.files.sample_size),
+            "sample_rate": self.files.config.sample_rate,
+            "audio_channels": channels,
+            "seed": self.settings.seed,
+            # one crop has the prompt that attribution asks with, several those of their epochs
+            "vary_prompts": self.settings.crops > 1,
+        }
+        tracks: TracksToEncode
+        if isinstance(self.index, ShardIndex):
+            assert isinstance(self.dataset, WebDataset)
+            tracks = ShardsToEncode(self.index, self.dataset, **options)
+        else:
+            tracks = TracksToEncode(
+                self.index,
+                random_crop=self.dataset.random_crop,
+                augment_polarity=self.dataset.augment_polarity,
+                volume_norm=self.dataset.volume_norm,
+                on_error=self.dataset.on_error,
+                **options,
+            )
+        tracks.whole = self.files.sample_size == 0
+        return tracks
 
     def _batches(self, share: Share) -> list[list[SampleKey]]:
         """The batches of a share, the same whatever is done already, so that each is computed as it was."""
@@ -234,28 +268,8 @@ class TracksToEncode(LocalDataset):
     What cannot be read under ``on_error="skip"``, or is rejected, comes as silence; its info says ``failed``.
     """
 
-    def __init__(
-        self,
-        index: TrackIndex,
-        config: AudioDirDataset,
-        files: EncoderFiles,
-        channels: int,
-        settings: PreEncodeSettings,
-    ) -> None:
-        super().__init__(
-            index,
-            sample_size=max(1, files.sample_size),
-            sample_rate=files.config.sample_rate,
-            audio_channels=channels,
-            random_crop=config.random_crop,
-            seed=settings.seed,
-            augment_polarity=config.augment_polarity,
-            volume_norm=config.volume_norm,
-            on_error=config.on_error,
-            # one crop has the prompt that attribution asks with, several those of their epochs
-            vary_prompts=settings.crops > 1,
-        )
-        self.whole = files.sample_size == 0
+    whole = False
+    """Whether whole tracks are wanted, however long."""
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Info]:
         row, epoch = key if isinstance(key, SampleKey) else (key, 0)
@@ -263,22 +277,35 @@ class TracksToEncode(LocalDataset):
         try:
             sample = self._load(track, epoch)
             if sample is not None:
-                sample[1]["source_sha256"] = sha256_file(track.path)
+                sample[1]["source_sha256"] = self._sha256(track)
                 return sample
             reason = "rejected by its metadata module"
         except DataError as error:
             if self.on_error == "raise":
                 raise
             reason = str(error)
-        warn(f"left out: {track.path}: {reason}" if str(track.path) not in reason else f"left out: {reason}")
+        warn(f"left out: {track.place}: {reason}" if track.place not in reason else f"left out: {reason}")
         silence = torch.zeros(self.audio_channels, 1 if self.whole else self.sample_size)
-        return silence, {"path": str(track.path), "failed": reason}
+        return silence, {"path": track.place, "failed": reason}
 
     def _crop(self, track: Track, draws: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         if self.whole:
             file = self._file(track)
             self.sample_size = resampled_length(file.num_frames, file.sample_rate, self.sample_rate)
         return super()._crop(track, draws)
+
+    def _sha256(self, track: Track) -> str:
+        """Of the recording's file."""
+        return sha256_file(track.path)
+
+
+class ShardsToEncode(TracksToEncode, ShardDataset):
+    """The same of recordings in shards."""
+
+    def _sha256(self, track: Track) -> str:
+        """Of the bytes in the shard."""
+        assert isinstance(track, ShardTrack)
+        return hashlib.sha256(track.reader.contents(track)[track.audio.name]).hexdigest()
 
 
 def _report(job: Job) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,36 @@ def test_nothing_is_lost_and_everything_is_known(shop: Workshop, tmp_path: Path)
     assert details["latents"]["downsampling_ratio"] == RATIO
     lines = (tmp_path / "lat" / "tracks.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == list(range(TRACKS))
+
+
+def test_shards_give_the_latents_of_the_folder_that_they_were_packed_from(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    files = sorted(path for path in Path(shop.music).rglob("*.wav"))
+    assert len(files) == TRACKS
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        with tarfile.open(tmp_path / f"shards/{number}.tar", "w") as tar:
+            for path in files[number * TRACKS // 2 : (number + 1) * TRACKS // 2]:
+                tar.add(path, path.relative_to(shop.music))
+    config = {
+        "dataset_type": "wds",
+        "datasets": [{"id": "packed", "path": str(tmp_path / "shards")}],
+        "index_dir": str(tmp_path / "tables"),
+        "random_crop": False,
+    }
+    named = {"dataset_config": shop.write("packed.json", json.dumps(config))}
+    assert run_sat(command(shop, tmp_path / "files", "--posterior")) == 0
+    assert run_sat(command(shop, tmp_path / "packed", "--posterior", **named)) == 0
+    for file, member in zip(arrays(tmp_path / "files"), arrays(tmp_path / "packed"), strict=True):
+        np.testing.assert_array_equal(file, member)
+    records = [
+        json.loads((tmp_path / name / "0/0000000000000.json").read_text()) for name in ("files", "packed")
+    ]
+    assert records[0]["source_sha256"] == records[1]["source_sha256"]
+    assert records[1]["sample_id"].startswith("packed/0.tar/")
+    assert run_sat(command(shop, tmp_path / "whole", "--posterior", sample_size="0", **named)) == 0
+    assert len(arrays(tmp_path / "whole")) == TRACKS
 
 
 def test_batches_workers_order_and_devices_change_nothing(shop: Workshop, tmp_path: Path) -> None:
