@@ -5,10 +5,9 @@ notes with partials, drums, some peaks at random. Two parts, each with its own n
 
 - ``apart``: all pairs of unrelated fingerprints go through the search and the verification that
   :func:`run_dedup` uses. The bar is no false pair among 10,000, which are 50 million comparisons.
-- ``search``: the time and memory of the search alone, with the sample of landmarks that a million tracks
-would
-  leave, and how many planted copies it meets. A copy has kept ``--kept`` of its peaks. The
-  baseline is comparing pair by pair, measured on some of them.
+- ``search``: the time and memory of the search alone, and how many planted copies it meets, each of which
+  has kept ``--kept`` of its peaks; then the same with as few landmarks as a million tracks would leave (20,000
+  tracks and more show it). The baseline is comparing pair by pair, measured on some of them.
 
     python benchmarks/dedup_scale.py --apart 10000 --search 100000
 """
@@ -24,7 +23,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from stable_audio_tools.dedup.inverted import POSTING_BYTES, LandmarkSearch
+from stable_audio_tools.dedup.inverted import MAX_HITS, POSTING_BYTES, LandmarkSearch, Votes
 from stable_audio_tools.dedup.landmarks import SAMPLED_SHARE, Peaks, constellations, sampled
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.spectra import BANDS, FRAMES_PER_SECOND, PITCHES, SEMITONES_PER_BAND
@@ -146,35 +145,56 @@ def _sampled_hashes(job: tuple[int, float, float, int]) -> tuple[np.ndarray, np.
 
 
 def time_search(count: int, seconds: float, copies: int, kept: float, workers: int) -> None:
-    """The search for pairs among ``count`` tracks with the memory a track has in an index of a million."""
+    """The search for pairs among ``count`` tracks, and once more thinned as among a million."""
     jobs = [(number, seconds, kept, count - copies) for number in range(count)]
-    budget = int(INDEX_GIB * 2**30 * count / PLANNED_TRACKS)
-    with LandmarkSearch(max_index_bytes=budget) as search:
+    share = count / PLANNED_TRACKS
+    budget, hits = int(INDEX_GIB * 2**30 * share), max(1, int(MAX_HITS * share))
+    with LandmarkSearch() as search, LandmarkSearch(max_index_bytes=budget, max_hits=hits) as thinned:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             for hashes, frames in track(pool.map(_sampled_hashes, jobs, chunksize=64), "fingerprints", count):
                 search.add_hashes(hashes, frames)
-        before, start = gib_in_use(), time.perf_counter()
+                thinned.add_hashes(hashes, frames)
         settings = DedupSettings()
+        before, start = gib_in_use(), time.perf_counter()
         votes = search.pairs(settings.min_votes, settings.max_candidates)
         took, after = time.perf_counter() - start, gib_in_use()
+        sparse = thinned.pairs(settings.min_votes, None)
         postings, offered, dropped = search.postings, search.offered, search.dropped
-    met = sum(
-        second - first == count - copies
-        for first, second in zip(votes.first.tolist(), votes.second.tolist(), strict=True)
-    )
+    met = int(_planted(votes, count - copies).sum())
     pairs = count * (count - 1) / 2
-    one_by_one = _seconds_a_pair(seconds, postings / offered)
-    million = PLANNED_TRACKS / count
-    slower = one_by_one * pairs / took
+    slower = _seconds_a_pair(seconds, postings / offered) * pairs / took
     sys.stdout.write(
         f"\nsearch: {count:,} tracks of {seconds:.0f} s; {dropped or 'nothing is passed over'}\n"
         f"  {postings:,} postings, {postings / count:.0f} a track; {took:.0f} s,"
         f" {took / count * 1e3:.2f} ms a track, {pairs / took:.3g} pairs a second\n"
-        f"  pair by pair it would take {one_by_one * pairs / 3600:.0f} h: {slower:.0f} times as long\n"
+        f"  pair by pair it would take {slower * took / 3600:.0f} h: {slower:.0f} times as long\n"
         f"  candidates: {len(votes.first):,}, {len(votes.first) / count:.2f} a track; planted copies with"
         f" {kept:.0%} of their peaks met: {met} of {copies}\n"
-        f"  memory: peak {after:.2f} GiB, {before:.2f} GiB before; a million tracks:"
-        f" {postings * million * POSTING_BYTES / 2**30:.2f} GiB of postings and 0.4 GiB of tables\n"
+        f"  memory: peak {after:.2f} GiB, {before:.2f} GiB before\n"
+    )
+    _tell_of_a_million(sparse, thinned.postings, count, copies, settings.max_candidates)
+
+
+def _planted(votes: Votes, originals: int) -> np.ndarray:
+    return np.asarray(votes.second - votes.first == originals)
+
+
+def _tell_of_a_million(votes: Votes, postings: int, count: int, copies: int, most: int) -> None:
+    """What the thinned search says of a million tracks: each would meet so many times as many by chance."""
+    planted, more = _planted(votes, count - copies), PLANNED_TRACKS / count
+    lines = []
+    for least in range(4, 11):
+        by_chance = more * int((~planted & (votes.votes >= least)).sum()) / count
+        found = int((planted & (votes.votes >= least)).sum())
+        lines.append(
+            f"    {least} votes and more: {by_chance:.2f} a track by chance, {found} of {copies} copies"
+        )
+    gib = postings * more * POSTING_BYTES / 2**30
+    sys.stdout.write(
+        f"\na million such tracks, thinned as they would be: {postings / count:.0f} postings a track,"
+        f" {gib:.2f} GiB and 0.4 GiB of tables; the {most} likeliest partners of each are looked at\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 
