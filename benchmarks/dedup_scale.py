@@ -6,7 +6,7 @@ notes with partials, drums, some peaks at random. Two parts, each with its own n
 - ``apart``: all pairs of unrelated fingerprints go through the search and the verification that
   :func:`run_dedup` uses. The bar is no false pair among 10,000, which are 50 million comparisons.
 - ``search``: the time and memory of the search alone, and how many planted copies it meets, each of which
-  has kept ``--kept`` of its peaks; then the same with as few landmarks as a million tracks would leave (20,000
+  has kept ``--kept`` of its peaks; then with as few landmarks as a million tracks would leave (20,000
   tracks and more show it). The baseline is comparing pair by pair, measured on some of them.
 
     python benchmarks/dedup_scale.py --apart 10000 --search 100000
