@@ -198,6 +198,9 @@ def _end_on_the_parent_s_word(parent: int) -> None:
 class AudioLoader(DataLoader[Any]):
     """A :class:`~torch.utils.data.DataLoader` of ``(audio (B, C, T), tuple of info dicts)``."""
 
+    def check_worker_number_rationality(self) -> None:
+        """Nothing: more workers than processors are slower, if at all, and no cause for a page of warning."""
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, _Failure):

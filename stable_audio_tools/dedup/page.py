@@ -130,7 +130,7 @@ def _evidence(pair: Pair) -> Markup:
             ["hashes on one line", str(found.matches)],
             ["offset", f"{found.offset_seconds:+.2f} s"],
             ["both cover", f"{found.overlap_seconds:.1f} s, {found.coverage:.0%} of the shorter"],
-            ["speed, pitch", f"x {found.speed:.3f}, {found.semitones:+.2f} semitones"],
+            ["speed, pitch", f"x {found.speed:.3f}, {round(found.semitones, 2) + 0.0:+.2f} semitones"],
         ]
     return table(["", ""], rows)
 
