@@ -15,9 +15,11 @@ import pytest
 import soundfile
 import torch
 from s3_server import ACCESS_KEY, Bucket, s3_server
+from workshop import run_sat
 
 from stable_audio_tools.data import shard_stores
 from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.paths import read_path_list
 from stable_audio_tools.data.shard_stores import S3Shards
 from stable_audio_tools.data.webdataset import ShardIndex
 from stable_audio_tools.errors import DataError
@@ -250,3 +252,32 @@ def test_the_store_can_be_sent_to_another_process(bucket: Bucket) -> None:
     first = store.shards()[0]
     copy = pickle.loads(pickle.dumps(store))
     assert copy.read(first, 0, 512) == store.read(first, 0, 512) == bucket.objects["sets/drums/000.tar"][:512]
+
+
+def test_a_bucket_is_checked_searched_for_copies_and_cleaned_by_a_list(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.objects["sets/drums/005.tar"] = bucket.objects["sets/drums/001.tar"]  # all of it again
+    bucket.objects["sets/drums/006.tar"] = bucket.objects["sets/drums/002.tar"][:-20_000]
+    excludes = tmp_path / "exclude.txt"
+    config = _config(bucket, tmp_path, exclude_paths_file=str(excludes), on_error="skip")
+    (tmp_path / "s3.json").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    flags = ["--output-dir", str(out), "--fix", str(excludes), "--duplicates", "--num-workers", "2"]
+    assert run_sat(["data", "check", str(tmp_path / "s3.json"), *flags]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["tracks"], summary["readable"], summary["with_prompt"]) == (20, 20, 20)
+    names = [item["name"] for item in summary["problems"] if item["kind"] == "duplicate"]
+    assert names == [
+        "d/005.tar/3.wav",
+        "d/005.tar/4.wav",
+        "d/005.tar/5.wav",
+        "d/006.tar/6.wav",
+        "d/006.tar/7.wav",
+    ]
+    broken = [item["name"] for item in summary["problems"] if item["kind"] == "broken-shard"]
+    assert broken == ["s3://music/sets/drums/006.tar"]
+    assert read_path_list(excludes) == names
+    assert len(ShardIndex.from_shards(parse_dataset_config(config))) == 15  # type: ignore[arg-type]
+    places = [json.loads(line)["path"] for line in (out / "files.jsonl").read_text().splitlines()]
+    assert places[0] == "s3://music/sets/drums/000.tar/0.wav"
