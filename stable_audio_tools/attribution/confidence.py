@@ -106,7 +106,9 @@ def interval(drawn: Tensor, whole: Tensor, level: float = LEVEL) -> tuple[Tensor
     hold it.
     """
     R = len(drawn)
-    below = ((drawn < whole).double().mean(0) + 0.5 * (drawn == whole).double().mean(0)).clamp(1 / R, 1 - 1 / R)
+    below = ((drawn < whole).double().mean(0) + 0.5 * (drawn == whole).double().mean(0)).clamp(
+        1 / R, 1 - 1 / R
+    )
     shift = 2 * torch.special.ndtri(below)
     reach = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
     ordered = drawn.sort(0).values

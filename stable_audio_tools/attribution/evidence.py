@@ -1,8 +1,8 @@
-"""Everything a report says beyond the scores: intervals, verdicts, warnings, membership, stretches of time."""
+"""Everything a report says beyond the scores: intervals, verdicts, warnings, membership, stretches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.confidence import (
-    RESAMPLES,
     BLOCKS,
+    RESAMPLES,
     Resampled,
     Standout,
     null_evidence,
@@ -142,7 +142,9 @@ def gather(
         similarity,
         all_groups(tracks),
         score_health(scores, rank_by),
-        matched_tracks(scores, similarity, tracks, rank_by, settings.report_top, asked.measured.settings.seed),
+        matched_tracks(
+            scores, similarity, tracks, rank_by, settings.report_top, asked.measured.settings.seed
+        ),
     )
     space = _space(asked, kept, score_settings, evidence)
     if space is not None:
@@ -239,11 +241,15 @@ def _segment(
     for name, source, rows in jobs:
         key = hash_json([rows, settings.segments, asked.measured.stamp, source.stamp()])[:12]
         folder = asked.folder / "segments" / f"{name}-{key}"
-        stores.append(segment_rows(asked.measured, source, rows, settings.segments, SEGMENT_TIMESTEPS, folder))
+        stores.append(
+            segment_rows(asked.measured, source, rows, settings.segments, SEGMENT_TIMESTEPS, folder)
+        )
     place = places(columns)
-    pairs = {(q, place[n]): (evidence.clips[q], evidence.tracks[n]) for q, shown in firsts.items() for n in shown}
+    pairs = {
+        (q, place[n]): (evidence.clips[q], evidence.tracks[n]) for q, shown in firsts.items() for n in shown
+    }
     window = asked.measured.model.config.sample_size / asked.measured.model.config.sample_rate
-    found = segment_scores(space, *stores, pairs, settings.segments, window)
+    found = segment_scores(space, stores[0], stores[1], pairs, settings.segments, window)
     evidence.segments = {(q, columns[p]): scores for (q, p), scores in found.items()}
 
 

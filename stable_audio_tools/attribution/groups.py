@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,12 @@ from stable_audio_tools.dedup.clusters import connected_groups
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.progress import warn
 
-GROUP_FILES = {"artist": "artists.csv", "album": "albums.csv", "label": "labels.csv", "cluster": "clusters.csv"}
+GROUP_FILES = {
+    "artist": "artists.csv",
+    "album": "albums.csv",
+    "label": "labels.csv",
+    "cluster": "clusters.csv",
+}
 """Kinds of groups by the field of a track that names them, and the table of each."""
 
 GROUP_COLUMNS = (
@@ -122,15 +128,19 @@ def read_clusters(path: str | Path) -> dict[str, str]:
         ) from error
 
 
-def with_clusters(tracks: Records, path: str | Path | None) -> list[dict[str, object]]:
-    """The tracks, each with its ``cluster`` where dedup put it into one."""
-    clusters = {} if path is None else read_clusters(path)
+def described(tracks: Records, dedup: str | Path | None = None) -> list[dict[str, Any]]:
+    """The tracks, each with its ``label``, and with its ``cluster`` where dedup put it into one."""
+    clusters = {} if dedup is None else read_clusters(dedup)
     if clusters and not any(track.get("sample_id") in clusters for track in tracks):
-        warn(f"{path}: none of its {len(clusters)} tracks is in the training set, so it groups nothing")
-    return [
-        {**track, "cluster": clusters[str(track["sample_id"])]} if track.get("sample_id") in clusters else dict(track)
-        for track in tracks
-    ]
+        warn(f"{dedup}: none of its {len(clusters)} tracks is in the training set, so it groups nothing")
+    found = []
+    for track in tracks:
+        more = {
+            "label": track.get("label") or track.get("publisher"),
+            "cluster": clusters.get(str(track.get("sample_id"))),
+        }
+        found.append({**track, **{key: value for key, value in more.items() if value}})
+    return found
 
 
 def write_groups(

@@ -36,7 +36,7 @@ REFERENCES = 64
 
 @dataclass(frozen=True)
 class Membership:
-    """Of one track: its loss, the gap to its changed copies, and the share of references that reach the gap."""
+    """Of one track: its loss, the gap to its changed copies, the share of references that reach the gap."""
 
     loss: float
     gap: float
@@ -62,11 +62,15 @@ def membership(
     if references is None:
         found = _figures(measured, source, sorted(rows), "losses of tracks")
         return MembershipResult({row: Membership(*pair) for row, pair in found.items()})
+    # the references first: what is wrong with them shows before the longer work
+    outside = _figures(
+        measured,
+        references,
+        _sample(len(references.index), settings.seed, "reference"),
+        "losses of references",
+    )
     sample = _sample(len(source.index), settings.seed, "training")
     found = _figures(measured, source, sorted({*rows, *sample}), "losses of tracks")
-    outside = _figures(
-        measured, references, _sample(len(references.index), settings.seed, "reference"), "losses of references"
-    )
     theirs = torch.tensor([gap for _, gap in outside.values()], dtype=torch.float64)
     ours = torch.tensor([found[row][1] for row in sample if row in found], dtype=torch.float64)
     tracks = {
@@ -83,7 +87,9 @@ def auc(inside: Tensor, outside: Tensor) -> float:
     return float(above.mean())
 
 
-def auc_interval(inside: Tensor, outside: Tensor, seed: int, resamples: int = 400) -> tuple[float, float, float]:
+def auc_interval(
+    inside: Tensor, outside: Tensor, seed: int, resamples: int = 400
+) -> tuple[float, float, float]:
     """The AUC and its 95 % interval over tracks drawn anew with replacement."""
     draws = generator("membership-auc", seed)
     drawn = sorted(
@@ -112,7 +118,9 @@ def _figures(
     for batch_rows, batch, infos in prepared(measured, source, rows, task, what):
         with torch.no_grad():
             own = _loss(task, batch, times)
-            copies = torch.stack([_loss(task, _changed(batch, copy), times) for copy in range(COPIES)]).mean(0)
+            copies = torch.stack([_loss(task, _changed(batch, copy), times) for copy in range(COPIES)]).mean(
+                0
+            )
         gaps = copies / own.clamp(min=torch.finfo(own.dtype).tiny) - 1
         for row, info, loss, gap in zip(batch_rows, infos, own.tolist(), gaps.tolist(), strict=True):
             if "replaced" not in info:
@@ -125,7 +133,7 @@ def _loss(task: DiffusionTask, batch: LatentBatch, times: Sequence[int]) -> Tens
 
 
 def _changed(batch: LatentBatch, copy: int) -> LatentBatch:
-    """The latents with noise added that is keyed by the copy alone, so that a copy of a track changes alike."""
+    """The latents with noise added; it is keyed by the copy alone, so that all tracks change alike."""
     latents = batch.latents
     noise = torch.randn(latents.shape[1:], generator=generator("membership-copy", copy)).to(latents)
     sounding = batch.mask.expand_as(latents)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.extract import _dataset, exact_float32, gradient_features
+from stable_audio_tools.attribution.extract import gradient_features, source_dataset
+from stable_audio_tools.attribution.numerics import exact_float32, repeatable
 from stable_audio_tools.attribution.queries import TrackSource
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.store import FeatureStore, Stamp
@@ -44,11 +46,12 @@ def prepared(
     size = measured.batch_size
     batches = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
     loader = make_loader(
-        _dataset(measured.model, source, measured.settings),
+        source_dataset(measured.model, source, measured.settings),
         [[SampleKey(row, 0) for row in batch] for batch in batches],
         measured.num_workers if len(batches) > 1 else 0,
     )
-    with exact_float32(measured.settings.precision == "float32"):
+    device = next(measured.model.model.parameters()).device
+    with exact_float32(measured.settings.precision == "float32"), repeatable(device):
         for batch, (audio, infos) in zip(batches, track(loader, what, total=len(batches)), strict=True):
             yield batch, task.prepare(audio, infos), infos
 
@@ -89,7 +92,10 @@ def segment_rows(
     for place, (_, batch, infos) in zip(missing, wanted, strict=True):
         pieces, weights = split(batch, segments, measured.settings.f)
         features = torch.cat(
-            [gradients(pieces[s : s + measured.batch_size], passes) for s in range(0, segments, measured.batch_size)]
+            [
+                gradients(pieces[s : s + measured.batch_size], passes)
+                for s in range(0, segments, measured.batch_size)
+            ]
         )
         features = features * weights[:, None] * _kept(infos).to(features.device)
         _write(store, [place * segments + s for s in range(segments)], features)
@@ -107,7 +113,7 @@ def split(batch: LatentBatch, segments: int, f: str) -> tuple[LatentBatch, Tenso
     count = int(sounding.sum())
     ends = [s * count // segments for s in range(segments + 1)]
     place = sounding.cumsum(0) - 1
-    masks = torch.stack([sounding & (place >= a) & (place < b) for a, b in zip(ends, ends[1:], strict=False)])
+    masks = torch.stack([sounding & (place >= a) & (place < b) for a, b in pairwise(ends)])
     mask = masks[:, None].to(batch.mask.dtype)
     weights = masks.sum(1) / max(count, 1) if f in AVERAGES else masks.any(1).float()
     pieces = LatentBatch(
@@ -143,7 +149,9 @@ def _create(
 
 
 def _write(store: FeatureStore, rows: list[int], features: Tensor) -> None:
-    store.write(rows, features, torch.zeros(len(rows), 1), [{"sample_id": store.sample_ids[row]} for row in rows])
+    store.write(
+        rows, features, torch.zeros(len(rows), 1), [{"sample_id": store.sample_ids[row]} for row in rows]
+    )
 
 
 def _kept(infos: Sequence[Any]) -> Tensor:
