@@ -173,7 +173,8 @@ def _stretches(found: SegmentScores | None) -> list[Markup]:
 
 def _small_print(track: Mapping[str, Any]) -> str:
     tags = track.get("tags")
-    words = ", ".join(map(str, tags)) if isinstance(tags, list | tuple) else str(tags or "")
+    given = tags if isinstance(tags, list | tuple) else [tags or ""]
+    words = ", ".join(str(tag).split("---")[-1] for tag in given)  # of MTG-Jamendo: genre---rock
     licence = str(track.get("license") or track.get("licence") or "")
     return " · ".join(part for part in (str(track.get("sample_id", "")), words, licence) if part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from stable_audio_tools.attribution.groups import Groups, all_groups, related
 from stable_audio_tools.attribution.hubs import Health, score_health
 from stable_audio_tools.attribution.membership import MembershipResult, membership
 from stable_audio_tools.attribution.parts import Measured, segment_rows, timestep_rows
-from stable_audio_tools.attribution.queries import TrackSource
+from stable_audio_tools.attribution.queries import TrackSource, train_source
 from stable_audio_tools.attribution.ranking import Records, order
 from stable_audio_tools.attribution.sample_space import LINEAR_METHODS, MOST_TRACKS, SampleSpace
 from stable_audio_tools.attribution.scores import ScoreSettings, latent_cosine
@@ -148,12 +149,13 @@ def gather(
     )
     space = _space(asked, kept, score_settings, evidence)
     if space is not None:
-        _calibrate(evidence, space)
+        evidence.standouts, evidence.null_size, note = verdicts(space, scores, tracks, rank_by)
+        evidence.notes += [note] if note else []
         if settings.resamples:
             _resample(asked, evidence, space, settings)
-        if settings.segments and space.regularisation > 0:
-            _segment(asked, evidence, space, kept, settings)
     _membership(asked, evidence, kept, settings)
+    if space is not None and settings.segments and space.regularisation > 0:
+        _segment(asked, evidence, space, kept, settings)
     return evidence
 
 
@@ -192,18 +194,17 @@ def _space(
     return None
 
 
-def _calibrate(evidence: Evidence, space: SampleSpace) -> None:
-    member = related(evidence.tracks)
-    largest = int(torch.bincount(member).max())
-    if 2 * largest > len(member):
+def verdicts(
+    space: SampleSpace, scores: Tensor, tracks: Records, rank_by: str
+) -> tuple[list[Standout], int, str | None]:
+    """Whether a track stands out for each clip, how many tracks the null has, and what to note of it."""
+    member, note = related(tracks), None
+    if 2 * int(torch.bincount(member).max()) > len(member):
         # one artist has most of the tracks: without them there is nothing to compare with
-        member = related([{"cluster": track.get("cluster")} for track in evidence.tracks])
-        evidence.notes.append(
-            "Most tracks are by one artist, so the null leaves out a track and its duplicates only."
-        )
-    null = null_evidence(space.scores_left_out(member), evidence.rank_by)
-    evidence.null_size = len(null)
-    evidence.standouts = standouts(evidence.scores, null, evidence.rank_by)
+        member = related([{"cluster": track.get("cluster")} for track in tracks])
+        note = "Most tracks are by one artist, so the null leaves out a track and its duplicates only."
+    null = null_evidence(space.scores_left_out(member), rank_by)
+    return standouts(scores, null, rank_by), len(null), note
 
 
 def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: ReportSettings) -> None:
@@ -231,7 +232,8 @@ def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: Re
 def _segment(
     asked: Asked, evidence: Evidence, space: SampleSpace, kept: Sequence[int], settings: ReportSettings
 ) -> None:
-    firsts = {clip: evidence.ranked(clip)[:SEGMENTED_TRACKS] for clip in range(len(evidence.clips))}
+    shown_tracks = min(SEGMENTED_TRACKS, settings.report_top)
+    firsts = {clip: evidence.ranked(clip)[:shown_tracks] for clip in range(len(evidence.clips))}
     columns = sorted({n for shown in firsts.values() for n in shown})
     jobs = (
         ("clips", asked.query_source, list(firsts)),
@@ -241,6 +243,8 @@ def _segment(
     for name, source, rows in jobs:
         key = hash_json([rows, settings.segments, asked.measured.stamp, source.stamp()])[:12]
         folder = asked.folder / "segments" / f"{name}-{key}"
+        for old in set(folder.parent.glob(f"{name}-*")) - {folder}:  # of a ranking that is no more
+            shutil.rmtree(old)
         stores.append(
             segment_rows(asked.measured, source, rows, settings.segments, SEGMENT_TIMESTEPS, folder)
         )
@@ -254,8 +258,6 @@ def _segment(
 
 
 def _membership(asked: Asked, evidence: Evidence, kept: Sequence[int], settings: ReportSettings) -> None:
-    from stable_audio_tools.attribution.queries import train_source
-
     wanted: dict[int, int] = {}
     for clip in range(len(evidence.clips)):
         shown = [*evidence.ranked(clip)[: settings.report_top], evidence.matched[clip]]

@@ -5,11 +5,12 @@ closely scores like one. Whether a recording was trained on is another question,
 loss: a model that has fitted a recording predicts it better than the same recording slightly changed
 (neighbourhood comparison, Mattern et al. 2023). The figure is
 
-    gap = mean loss of changed copies / loss - 1
+    gap = mean loss of two changed copies / loss - 1
 
-with the same timesteps, noise and prompt, the copies being the latents with a little noise added. Its level
-depends on the music, so on its own it decides nothing. Beside tracks that are known to be outside of the
-training set it has a p-value, and how well it tells the two apart is measured (AUC; 0.5 is guessing).
+with the same timesteps, noise and prompt; the copies are the latents with a little noise added, and with it
+subtracted, so that only how the loss curves around the recording is left. Its level depends on the music, so
+on its own it decides nothing. Beside tracks that are known to be outside of the training set it has a
+p-value, and how well it tells the two apart is measured (AUC; 0.5 is guessing).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from torch import Tensor
 from stable_audio_tools.attribution.parts import Measured, prepared, spread
 from stable_audio_tools.attribution.queries import TrackSource
 from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.seeds import derive_seed, generator
 
-COPIES = 4
 CHANGE = 0.2
 """Size of the noise in a changed copy, in standard deviations of the recording's latents."""
 
-TIMESTEPS = 4
+TIMESTEPS = 3
 REFERENCES = 64
 """Tracks of the training set and of the reference set that the figure is validated with, at most."""
 
@@ -66,11 +67,13 @@ def membership(
     outside = _figures(
         measured,
         references,
-        _sample(len(references.index), settings.seed, "reference"),
+        _sample(len(references.index), REFERENCES, settings.seed, "reference"),
         "losses of references",
     )
-    sample = _sample(len(source.index), settings.seed, "training")
+    sample = _sample(len(source.index), min(REFERENCES, len(outside)), settings.seed, "training")
     found = _figures(measured, source, sorted({*rows, *sample}), "losses of tracks")
+    if not outside:
+        raise DataError("membership_reference: none of its tracks can be read")
     theirs = torch.tensor([gap for _, gap in outside.values()], dtype=torch.float64)
     ours = torch.tensor([found[row][1] for row in sample if row in found], dtype=torch.float64)
     tracks = {
@@ -103,9 +106,9 @@ def auc_interval(
     return auc(inside, outside), drawn[tail], drawn[-1 - tail]
 
 
-def _sample(count: int, seed: int, what: str) -> list[int]:
+def _sample(count: int, most: int, seed: int, what: str) -> list[int]:
     order = sorted(range(count), key=lambda row: derive_seed("membership", what, seed, row))
-    return sorted(order[:REFERENCES])
+    return sorted(order[:most])
 
 
 def _figures(
@@ -118,9 +121,7 @@ def _figures(
     for batch_rows, batch, infos in prepared(measured, source, rows, task, what):
         with torch.no_grad():
             own = _loss(task, batch, times)
-            copies = torch.stack([_loss(task, _changed(batch, copy), times) for copy in range(COPIES)]).mean(
-                0
-            )
+            copies = (_loss(task, _changed(batch, 1), times) + _loss(task, _changed(batch, -1), times)) / 2
         gaps = copies / own.clamp(min=torch.finfo(own.dtype).tiny) - 1
         for row, info, loss, gap in zip(batch_rows, infos, own.tolist(), gaps.tolist(), strict=True):
             if "replaced" not in info:
@@ -132,10 +133,10 @@ def _loss(task: DiffusionTask, batch: LatentBatch, times: Sequence[int]) -> Tens
     return torch.stack([task.measure(batch, k) for k in times]).mean(0).double().cpu()
 
 
-def _changed(batch: LatentBatch, copy: int) -> LatentBatch:
-    """The latents with noise added; it is keyed by the copy alone, so that all tracks change alike."""
+def _changed(batch: LatentBatch, sign: int) -> LatentBatch:
+    """The latents with noise added or subtracted, the same noise for all tracks."""
     latents = batch.latents
-    noise = torch.randn(latents.shape[1:], generator=generator("membership-copy", copy)).to(latents)
+    noise = torch.randn(latents.shape[1:], generator=generator("membership-copy")).to(latents)
     sounding = batch.mask.expand_as(latents)
     size = (latents.square() * sounding).flatten(1).sum(1) / sounding.flatten(1).sum(1).clamp(min=1)
-    return replace(batch, latents=latents + CHANGE * size.sqrt()[:, None, None] * noise)
+    return replace(batch, latents=latents + sign * CHANGE * size.sqrt()[:, None, None] * noise)

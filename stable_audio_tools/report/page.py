@@ -89,7 +89,7 @@ def code(content: str) -> Markup:
 
 
 def strip(values: Sequence[float], labels: Sequence[str], title: str) -> Markup:
-    """A row of cells, darker for larger values in [-1, 1], hatched for negative ones. Labels show on hover."""
+    """A row of cells, darker for larger values in [-1, 1], hatched for negative ones; labels on hover."""
     cells = Markup("").join(
         Markup('<i class="{}" style="opacity:{}" title="{}: {}"></i>').format(
             "against" if value < 0 else "for",
