@@ -69,12 +69,19 @@ class Standout:
 
 
 def resample(
-    parts: Tensor, groups: Sequence[Groups], rank_by: str, seed: int, clip: str, resamples: int = RESAMPLES
+    parts: Tensor,
+    scores: Tensor,
+    groups: Sequence[Groups],
+    rank_by: str,
+    seed: int,
+    clip: str,
+    resamples: int = RESAMPLES,
 ) -> Resampled:
     """Intervals of one clip's tracks and groups.
 
     Args:
-        parts: its scores by block and timestep, (blocks, K, N); they add up to its scores.
+        parts: its scores by block and timestep, (blocks, K, N).
+        scores: its scores (N,), to which the parts add up but for rounding.
         groups: the groups that get an interval.
         clip: its id, which keys the draws.
     """
@@ -84,12 +91,11 @@ def resample(
     columns = _counts(resamples, blocks, draws)
     weights = (columns[:, :, None] * times[:, None, :]).flatten(1)  # (R, blocks K)
     drawn = ranked_values(weights @ parts.reshape(-1, N), rank_by)
-    whole = ranked_values(parts.sum((0, 1)), rank_by)
-    ranked = order(parts.sum((0, 1))[None], rank_by)[0]
+    whole = ranked_values(scores, rank_by)
     low, high = interval(_times_average(drawn), _times_average(whole))
     rank_low, rank_high = _rank_interval(drawn, whole)
     return Resampled(
-        float((drawn.argmax(1) == ranked[0]).double().mean()),
+        float((drawn.argmax(1) == order(scores[None], rank_by)[0, 0]).double().mean()),
         low,
         high,
         rank_low,

@@ -219,6 +219,7 @@ def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: Re
         evidence.resampled += [
             resample(
                 scores[:, place],
+                evidence.scores[clip].double(),
                 evidence.groups,
                 evidence.rank_by,
                 seed,
