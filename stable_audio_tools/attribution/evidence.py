@@ -35,9 +35,6 @@ from stable_audio_tools.runtime.files import hash_json
 from stable_audio_tools.runtime.progress import say, track
 from stable_audio_tools.runtime.seeds import generator
 
-SEGMENTED_TRACKS = 3
-"""The first tracks of a clip that are looked at by stretches."""
-
 SEGMENT_TIMESTEPS = 3
 """Timesteps at which stretches are measured: where the score sits shows with a few."""
 
@@ -63,6 +60,7 @@ class ReportSettings:
     report_top: int = _flag(5, "Tracks beside each clip on the page.")
     export_top: int = _flag(50, "Tracks of each clip in the export.")
     segments: int = _flag(8, "Stretches of time that scores are split into; 0 leaves them out.")
+    segment_tracks: int = _flag(3, "First tracks of each clip that are split so.")
     resamples: int = _flag(RESAMPLES, "Resamples behind the intervals; 0 leaves them out.")
     dedup: str | None = _flag(None, "Folder or summary.json of `sat dedup`: sums over its duplicates too.")
     membership_reference: str | None = _flag(
@@ -70,7 +68,13 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("report_top", 1), ("export_top", 1), ("segments", 0), ("resamples", 0)):
+        for name, least in (
+            ("report_top", 1),
+            ("export_top", 1),
+            ("segment_tracks", 1),
+            ("segments", 0),
+            ("resamples", 0),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if self.segments == 1 or 0 < self.resamples < 40:
@@ -233,7 +237,7 @@ def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: Re
 def _segment(
     asked: Asked, evidence: Evidence, space: SampleSpace, kept: Sequence[int], settings: ReportSettings
 ) -> None:
-    shown_tracks = min(SEGMENTED_TRACKS, settings.report_top)
+    shown_tracks = min(settings.segment_tracks, settings.report_top)
     firsts = {clip: evidence.ranked(clip)[:shown_tracks] for clip in range(len(evidence.clips))}
     columns = sorted({n for shown in firsts.values() for n in shown})
     jobs = (

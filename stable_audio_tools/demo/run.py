@@ -211,6 +211,7 @@ def _attribute(result: DemoResult, device: str | None) -> None:
         report=ReportSettings(
             report_top=3,
             segments=4,
+            segment_tracks=1,
             dedup=str(result.folder / "dedup"),
             membership_reference=_outsiders(result),
         ),

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +203,15 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"report_top": 0}, {"resamples": 3}, {"segments": 1}, {"export_top": -1}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             ReportSettings(**wrong)
+
+
+def test_every_field_of_the_export_is_documented():
+    page = Path(__file__).parents[3].joinpath("docs", "attribution.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.M)
+    fields = AttributionRecord.model_fields
+    assert [name for name, _ in documented] == list(fields)
+    for name, text in documented:
+        assert text == (fields[name].description or "Version of this list of fields.")
 
 
 def test_isrc_is_twelve_characters_or_nothing():
