@@ -31,13 +31,22 @@ class SampleSpace:
         train: the tracks' features.
         rows: which of its rows count (a track that training rejected does not).
         settings: lambda and the columns in use.
+        device: where the large products are taken; results are on the CPU.
     """
 
-    def __init__(self, train: FeatureStore, rows: list[int], settings: ScoreSettings) -> None:
+    def __init__(
+        self,
+        train: FeatureStore,
+        rows: list[int],
+        settings: ScoreSettings,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._train = train
+        # float64 is missing on Apple's GPUs
+        self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._rows = torch.tensor(rows)
         self._dim = settings.used_dim or train.dim
-        kernel = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+        kernel = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=self._device)
         for _, tracks in self._blocks():
             kernel.addmm_(tracks, tracks.T)
         kernel *= self._scale
@@ -48,7 +57,8 @@ class SampleSpace:
         damped = values + self.regularisation
         floor = values.max() * torch.finfo(torch.float64).eps * len(values)
         tiny = torch.finfo(torch.float64).tiny
-        self.inverse = (vectors * torch.where(damped > floor, 1 / damped.clamp(min=tiny), 0.0)) @ vectors.T
+        inverse = (vectors * torch.where(damped > floor, 1 / damped.clamp(min=tiny), 0.0)) @ vectors.T
+        self.inverse = inverse.cpu()
         """A, (N, N) float64."""
 
     @property
@@ -58,7 +68,7 @@ class SampleSpace:
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, self._dim, COLUMNS_AT_ONCE):
             columns = slice(start, min(start + COLUMNS_AT_ONCE, self._dim))
-            yield columns, self._train.features(columns)[self._rows]
+            yield columns, self._train.features(columns)[self._rows].to(self._device)
 
     def cross(
         self, store: FeatureStore, blocks: int = 1, unit: int = 16, rows: slice = slice(None)
@@ -69,14 +79,14 @@ class SampleSpace:
         projection, which are independent draws of the same thing, so blocks differ by their projection alone.
         """
         count = len(range(*rows.indices(len(store))))
-        products = torch.zeros(blocks, count, len(self._rows), dtype=torch.float64)
+        products = torch.zeros(blocks, count, len(self._rows), dtype=torch.float64, device=self._device)
         for columns, tracks in self._blocks():
-            parts = store.features(columns)[rows]
+            parts = store.features(columns)[rows].to(self._device)
             block_of = torch.arange(columns.start, columns.stop) // unit % blocks
             for block in block_of.unique().tolist():
                 mine = block_of == block
                 products[block].addmm_(parts[:, mine], tracks[:, mine].T)
-        return products * self._scale
+        return (products * self._scale).cpu()
 
     def scores(self, cross: Tensor) -> Tensor:
         """Scores (..., N) from inner products (..., N)."""
