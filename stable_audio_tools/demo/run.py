@@ -120,14 +120,14 @@ def _dedup(result: DemoResult, device: str | None) -> None:
 def _train(result: DemoResult, device: str | None) -> None:
     """Fine-tune the tiny base model, then unwrap the averaged weights; continued if it was stopped."""
     from stable_audio_tools.models.unwrap import unwrap_checkpoint
-    from stable_audio_tools.training.checkpoints import newest_checkpoint
+    from stable_audio_tools.training.checkpoints import newest_first
     from stable_audio_tools.training.run import train
     from stable_audio_tools.training.settings import TrainSettings
 
     settings, start = result.settings, result.folder / "start"
     model_config, base, vae = write_starting_point(start)
     runs = result.folder / "runs"
-    done = newest_checkpoint(runs / "demo")
+    done = next(iter(newest_first(runs / "demo")), None)
     if done is None or done.stem != f"step={settings.steps:08d}":
         train(
             TrainSettings(
@@ -149,7 +149,7 @@ def _train(result: DemoResult, device: str | None) -> None:
                 device=device or "auto",
             )
         )
-        done = newest_checkpoint(runs / "demo")
+        done = next(iter(newest_first(runs / "demo")), None)
     assert done is not None
     result.run_folder = done.parents[1]
     result.checkpoint = unwrap_checkpoint(done, str(model_config), result.folder / "demo_model")
