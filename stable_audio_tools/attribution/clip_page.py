@@ -14,7 +14,18 @@ from stable_audio_tools.attribution.groups import Groups
 from stable_audio_tools.attribution.media import Media
 from stable_audio_tools.attribution.ranking import order, ranked_values
 from stable_audio_tools.attribution.segments import SegmentScores
-from stable_audio_tools.report.page import Card, Cell, Page, cards, link, strip, table, text, warning, web_link
+from stable_audio_tools.report.page import (
+    Card,
+    Cell,
+    Page,
+    cards,
+    link,
+    strip,
+    table,
+    text,
+    warning,
+    web_link,
+)
 from stable_audio_tools.schema.attribution import STATEMENT
 
 _MOST_GROUPS = 10
