@@ -46,6 +46,7 @@ RECORD_KEYS = (
         "album",
         "album_id",
     ),
+    *("label", "publisher", "isrc", "tsrc", "license", "licence", "url"),
     *("tags", "seconds_start", "seconds_total", "offset_seconds", "duration_seconds"),
 )
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from stable_audio_tools.attribution.evidence import ReportSettings
 from stable_audio_tools.attribution.extract import extract_features
+from stable_audio_tools.attribution.groups import group_tracks, write_groups
 from stable_audio_tools.attribution.queries import TrackSource, query_source, train_source
-from stable_audio_tools.attribution.ranking import RANK_BY, write_groups, write_ranking
+from stable_audio_tools.attribution.ranking import RANK_BY, write_ranking
+from stable_audio_tools.attribution.reporting import Run, write_report
 from stable_audio_tools.attribution.scores import ScoreSettings, score_many
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import ALONE, device_of, share_of
@@ -29,13 +32,14 @@ TRAIN_FEATURES, QUERY_FEATURES = "train_features", "query_features"
 
 @dataclass(frozen=True)
 class AttributionFiles:
-    """What scoring wrote, and the scores (Q, N)."""
+    """What scoring wrote, the scores (Q, N), and the first page of the report, if there is one."""
 
     folder: Path
     ranking: Path
     artists: Path
     albums: Path
     scores: Tensor
+    report: Path | None = None
 
 
 def extract(
@@ -124,8 +128,10 @@ def score_stores(
     files = AttributionFiles(
         folder,
         write_ranking(folder / "ranking.csv", shown, clip_rows, tracks, rank_by=rank_by, top_k=top_k),
-        write_groups(folder / "artists.csv", shown, clip_rows, tracks, key="artist", rank_by=rank_by),
-        write_groups(folder / "albums.csv", shown, clip_rows, tracks, key="album", rank_by=rank_by),
+        write_groups(
+            folder / "artists.csv", shown, clip_rows, group_tracks(tracks, "artist"), rank_by=rank_by
+        ),
+        write_groups(folder / "albums.csv", shown, clip_rows, group_tracks(tracks, "album"), rank_by=rank_by),
         scores,
     )
     write_manifest(
@@ -186,12 +192,14 @@ def run_attribution(
     top_k: int | None = None,
     compile: bool | None = None,
     prompt: str | None = None,
+    report: ReportSettings | None = None,
 ) -> AttributionFiles:
     """From a model, its training set and some clips to the ranked tables in ``output_dir``.
 
     Features lie in ``train_features`` and ``query_features`` there. Training features that are whole are used
     again, so asking about more clips costs only their own; a folder of clips that has changed needs another
-    ``output_dir``, or its ``query_features`` deleted.
+    ``output_dir``, or its ``query_features`` deleted. With ``report`` the tables have intervals, and pages
+    and an export are written too.
 
     Raises:
         StableAudioError: see :func:`extract` and :func:`score_stores`.
@@ -209,9 +217,27 @@ def run_attribution(
         prompt=prompt,
     )
     folder = Path(output_dir)
-    return score_stores(
+    files = score_stores(
         folder / TRAIN_FEATURES, folder / QUERY_FEATURES, folder, score_settings, rank_by=rank_by, top_k=top_k
     )
+    if report is None:
+        return files
+    stores = [FeatureStore.open(folder / name) for name in (TRAIN_FEATURES, QUERY_FEATURES)]
+    settings, scoring = settings or FeatureSettings(), score_settings or ScoreSettings()
+    run = Run(
+        model,
+        Path(train_dataset_config),
+        Path(queries),
+        folder,
+        settings,
+        scoring,
+        rank_by or _rank_by(stores[0], scoring),
+        batch_size,
+        num_workers,
+        device,
+        prompt,
+    )
+    return replace(files, report=write_report(run, stores[0], stores[1], files.scores, report))
 
 
 def extract_both(

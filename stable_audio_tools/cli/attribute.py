@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from stable_audio_tools.attribution.evidence import ReportSettings
 from stable_audio_tools.attribution.run import (
     are_whole,
     extract_both,
@@ -88,10 +89,11 @@ _TOP_K = typer.Option(
 
 
 @app.command("run")
-@flags_of(FeatureSettings, ScoreSettings)
+@flags_of(FeatureSettings, ScoreSettings, ReportSettings)
 def run(
     features: dict[str, Any],
     scoring: dict[str, Any],
+    reporting: dict[str, Any],
     *,
     model_config: Path | None = _MODEL_CONFIG,
     ckpt_path: Path = _CKPT,
@@ -118,8 +120,9 @@ def run(
     shard: str | None = _SHARD,
     rank_by: str | None = _RANK_BY,
     top_k: int | None = _TOP_K,
+    report: bool = typer.Option(True, help="Intervals, pages and the export, too.", rich_help_panel="Report"),
 ) -> None:
-    """Features of the training set and of the clips, scores, and ranked tables of tracks, artists and albums.
+    """Features of the training set and of the clips, scores, ranked tables, and a report to listen to.
 
     A run that was killed goes on where it stopped. Started by torchrun or srun, or with --shard, several
     processes share the work, and the last one scores.
@@ -149,6 +152,7 @@ def run(
         rank_by=rank_by,
         top_k=top_k,
         **work,
+        report=ReportSettings(**reporting) if report else None,
     )
 
 

@@ -8,9 +8,17 @@ from markupsafe import Markup
 
 from stable_audio_tools.audio.files import read_audio
 from stable_audio_tools.audio.plots import lines_png, spectrogram_png
-from stable_audio_tools.demo.result import DemoResult, loss_curve, planted_found, summary
+from stable_audio_tools.demo.result import (
+    DemoResult,
+    artists_found,
+    copies_found,
+    expected_by_chance,
+    loss_curve,
+    planted_found,
+    summary,
+)
 from stable_audio_tools.errors import AudioError
-from stable_audio_tools.report.page import Card, Page, cards, image, player, table, text
+from stable_audio_tools.report.page import Card, Page, cards, image, link, player, table, text
 
 _TOP = 3
 _CAVEAT = (
@@ -20,9 +28,16 @@ _CAVEAT = (
     " and were tuned for a minute."
 )
 _ARTISTS = (
-    "Squared scores summed over an artist's tracks, divided by the sum over all tracks. A row shows where the"
-    " evidence for one clip lies, not how much of the clip is whose."
+    "What a track of the artist scores for the clip on average, over what any track does: 1 is like any"
+    " other. Below it the 95 % interval over timesteps, noise and projections. A row shows where the evidence"
+    " for one clip lies, not how much of the clip is whose."
 )
+_COPIES = (
+    "These copies were found by dedup and left out of training, yet they score like the recordings that were"
+    " trained on. A score tells which tracks would have mattered. It does not certify that a recording was in"
+    " the training set."
+)
+_REPORT = "attribution/report/index.html"
 
 
 def write_page(result: DemoResult) -> Path:
@@ -31,8 +46,8 @@ def write_page(result: DemoResult) -> Path:
     rows = [[stage, outcome, f"{seconds:.0f} s"] for stage, outcome, seconds in summary(result)]
     page.section("In short", table(["stage", "result", "time"], rows))
     page.section("Generated clips and their tracks", text(_CAVEAT), *_clips(result))
-    page.section("Artists", text(_ARTISTS), _artists(result))
-    page.section("Control", *_control(result))
+    page.section("Artists", *_artists(result))
+    page.section("Controls", *_control(result))
     page.section("Duplicates", *_duplicates(result))
     page.section("Fine-tuning", *_training(result))
     page.section("Quality", *_quality(result))
@@ -73,31 +88,51 @@ def _clips(result: DemoResult) -> list[Markup]:
             for row in ranked[:_TOP]
         ]
         blocks.append(cards(shown))
-    return blocks
+        blocks.append(
+            text(_verdict(next(row for row in result.exported if row["clip_id"] == ranked[0]["query"])))
+        )
+    more = Markup("<p>{}</p>").format(link(_REPORT, "The whole report, a page for each clip"))
+    return [*blocks, more]
 
 
-def _artists(result: DemoResult) -> Markup:
-    """Clips down, artists across; the largest sum of each clip is bold."""
+def _verdict(row: dict[str, str]) -> str:
+    """Whether the first track stands out, in words."""
+    steady = f"The first track stays first in {float(row['first_share']):.0%} of the resamples"
+    if not row["verdict"]:
+        return f"{steady}."
+    return f"{row['verdict'].capitalize()} (p = {float(row['p_value']):.3f}). {steady}."
+
+
+def _artists(result: DemoResult) -> list[Markup]:
+    """Clips down, artists across; the largest figure of each clip is bold."""
     names = sorted({row["group"] for row in result.artists})
-    sums: dict[str, dict[str, float]] = {}
+    by_clip: dict[str, dict[str, dict[str, str]]] = {}
     for row in result.artists:
-        sums.setdefault(row["query"], {})[row["group"]] = float(row["score_squared_sum"])
+        by_clip.setdefault(row["query"], {})[row["group"]] = row
     rows: list[list[str | Markup]] = []
-    for asked, values in zip(result.asked, sums.values(), strict=True):
-        total, best = sum(values.values()) or 1.0, max(values, key=lambda name: values[name])
-        shares = [f"{values[name] / total:.2f}" for name in names]
-        cells = [
-            Markup("<b>{}</b>").format(s) if n == best else s for n, s in zip(names, shares, strict=True)
-        ]
-        rows.append([asked["artist"], *cells])
-    return table(["prompt of a track by", *names], rows)
+    for asked, found in zip(result.asked, by_clip.values(), strict=True):
+        best = max(found, key=lambda name: float(found[name]["times_average"]))
+        rows.append([asked["artist"], *(_times(found[name], name == best) for name in names)])
+    right = (
+        f"The artist whose prompt was asked has the largest sum for {artists_found(result)} of"
+        f" {len(result.asked)} clips (chance {expected_by_chance(result):.1f})."
+    )
+    return [text(right), text(_ARTISTS), table(["prompt of a track by", *names], rows)]
+
+
+def _times(row: dict[str, str], is_best: bool) -> Markup:
+    shown = Markup("<b>{}</b>" if is_best else "{}").format(f"{float(row['times_average']):.2f}")
+    if not row["times_average_low"]:
+        return shown
+    ends = f"{float(row['times_average_low']):.2f} to {float(row['times_average_high']):.2f}"
+    return shown + Markup('<br><span class="note">{}</span>').format(ends)
 
 
 def _control(result: DemoResult) -> list[Markup]:
     found = result.control[0]
     right = found["path"] == result.control_track
     verdict = "ranked first, as it must be" if right else "not ranked first: do not trust the rankings above"
-    return [
+    blocks = [
         text(f"A training track was handed in as if it had been generated. The track itself is {verdict}."),
         table(
             ["rank", "track", "artist", "score"],
@@ -107,6 +142,11 @@ def _control(result: DemoResult) -> list[Markup]:
             ],
         ),
     ]
+    if result.copies:
+        count = f"{copies_found(result)} of {len(result.copies)}"
+        blocks.append(text(f"Planted copies that were not trained on: {count} rank their original first."))
+        blocks.append(text(_COPIES))
+    return blocks
 
 
 def _duplicates(result: DemoResult) -> list[Markup]:

@@ -18,6 +18,10 @@ METADATA_MODULE = (
 )
 
 
+CONTROL = "control"
+"""Name of the copy of a training track that is handed in as a clip."""
+
+
 @dataclass(frozen=True)
 class DemoSettings:
     """How much to do. ``clips`` prompts are taken from the catalogue, each by another artist."""
@@ -48,7 +52,9 @@ class DemoResult:
     clips: list[Path] = field(default_factory=list)
     ranking: list[dict[str, str]] = field(default_factory=list)
     artists: list[dict[str, str]] = field(default_factory=list)
+    exported: list[dict[str, str]] = field(default_factory=list)
     control: list[dict[str, str]] = field(default_factory=list)
+    copies: list[dict[str, str]] = field(default_factory=list)
     control_track: str = ""
     scores: dict[str, Any] = field(default_factory=dict)
 
@@ -116,6 +122,21 @@ def planted_found(result: DemoResult) -> int:
     groups = [set(group) for group in result.dedup["groups"]]
     pairs = [{f"catalogue/{row['original']}", f"catalogue/{row['duplicate']}"} for row in result.planted]
     return sum(any(pair <= group for group in groups) for pair in pairs)
+
+
+def artists_found(result: DemoResult) -> int:
+    """For how many clips the largest sum is that of the artist whose prompt was asked."""
+    first = [row["group"] for row in result.artists if row["rank"] == "1"]
+    return sum(name == asked["artist"] for name, asked in zip(first, result.asked, strict=True))
+
+
+def copies_found(result: DemoResult) -> int:
+    """How many copies that were left out of training rank their original first."""
+    originals = {f"left-out-{Path(row['duplicate']).stem}": row["original"] for row in result.planted}
+    return sum(
+        Path(row["path"]) == result.audio.resolve() / originals[Path(row["query"]).stem]
+        for row in result.copies
+    )
 
 
 def expected_by_chance(result: DemoResult) -> float:

@@ -17,7 +17,7 @@ from stable_audio_tools.data.index import TrackIndex
 from stable_audio_tools.demo.assets import asset, write_starting_point
 from stable_audio_tools.demo.catalogue import write_catalogue
 from stable_audio_tools.demo.page import write_page
-from stable_audio_tools.demo.result import DemoResult, DemoSettings, read_rows
+from stable_audio_tools.demo.result import CONTROL, DemoResult, DemoSettings, read_rows
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.runtime.files import hash_json, write_json, write_text
 from stable_audio_tools.runtime.progress import say
@@ -120,14 +120,14 @@ def _dedup(result: DemoResult, device: str | None) -> None:
 def _train(result: DemoResult, device: str | None) -> None:
     """Fine-tune the tiny base model, then unwrap the averaged weights; continued if it was stopped."""
     from stable_audio_tools.models.unwrap import unwrap_checkpoint
-    from stable_audio_tools.training.checkpoints import newest_checkpoint
+    from stable_audio_tools.training.checkpoints import newest_first
     from stable_audio_tools.training.run import train
     from stable_audio_tools.training.settings import TrainSettings
 
     settings, start = result.settings, result.folder / "start"
     model_config, base, vae = write_starting_point(start)
     runs = result.folder / "runs"
-    done = newest_checkpoint(runs / "demo")
+    done = next(iter(newest_first(runs / "demo")), None)
     if done is None or done.stem != f"step={settings.steps:08d}":
         train(
             TrainSettings(
@@ -149,7 +149,7 @@ def _train(result: DemoResult, device: str | None) -> None:
                 device=device or "auto",
             )
         )
-        done = newest_checkpoint(runs / "demo")
+        done = next(iter(newest_first(runs / "demo")), None)
     assert done is not None
     result.run_folder = done.parents[1]
     result.checkpoint = unwrap_checkpoint(done, str(model_config), result.folder / "demo_model")
@@ -196,34 +196,74 @@ def _prompts(result: DemoResult) -> list[dict[str, Any]]:
 
 
 def _attribute(result: DemoResult, device: str | None) -> None:
-    """D-TRAK on the clips, and on a control whose answer is known: a copy of one training track."""
+    """D-TRAK on the clips, and on controls whose answer is known: copies of training tracks."""
+    from stable_audio_tools.attribution.evidence import ReportSettings
     from stable_audio_tools.attribution.run import ModelFiles, extract, run_attribution, score_stores
 
     files = ModelFiles(result.folder / "start" / "model_config.json", result.checkpoint)
     output = result.folder / "attribution"
     common: dict[str, Any] = {"batch_size": 8, "num_workers": 0, "device": device}
     tables = run_attribution(
-        files, result.folder / "dataset.json", result.folder / "generated", output, **common
+        files,
+        result.folder / "dataset.json",
+        result.folder / "generated",
+        output,
+        report=ReportSettings(
+            report_top=3,
+            segments=4,
+            segment_tracks=1,
+            dedup=str(result.folder / "dedup"),
+            membership_reference=_outsiders(result),
+        ),
+        **common,
     )
     result.ranking, result.artists = read_rows(tables.ranking), read_rows(tables.artists)
+    result.exported = read_rows(output / "attribution.csv")
     control = _write_control(result)
     extract(files, output / "control_features", queries=control, **common)
     tables = score_stores(output / "train_features", output / "control_features", output / "control")
-    result.control = read_rows(tables.ranking)
+    rows = read_rows(tables.ranking)
+    result.control = [row for row in rows if Path(row["query"]).stem == CONTROL]
+    result.copies = [row for row in rows if Path(row["query"]).stem != CONTROL and row["rank"] == "1"]
 
 
 def _write_control(result: DemoResult) -> Path:
-    """A folder with a copy of one training track under another name, and its prompt in ``prompts.csv``."""
+    """A folder with a copy of one training track under another name, the planted copies that dedup left out
+    of training, and their prompts in ``prompts.csv``."""
     tracks = result.training_set
     source, metadata = tracks[derive_seed("demo control", result.settings.seed) % len(tracks)]
     result.control_track = source
     folder = result.folder / "control"
-    copy = folder / f"control{Path(source).suffix}"
     folder.mkdir(exist_ok=True)
-    shutil.copyfile(source, copy)
-    prompt = str(metadata["prompt"]).replace('"', '""')
-    write_text(folder / "prompts.csv", f'file,prompt\n{copy.name},"{prompt}"\n')
+    copies = [(Path(source), CONTROL, metadata)]
+    trained = dict(tracks)
+    for row in result.planted:
+        original = trained.get(str(result.audio.resolve() / row["original"]))
+        copy = result.audio.resolve() / row["duplicate"]
+        if original is not None and str(copy) not in trained:
+            copies.append((copy, f"left-out-{copy.stem}", original))
+    lines = ["file,prompt"]
+    for path, name, known in copies:
+        target = folder / f"{name}{path.suffix}"
+        shutil.copyfile(path, target)
+        prompt = str(known["prompt"]).replace('"', '""')
+        lines.append(f'{target.name},"{prompt}"')
+    write_text(folder / "prompts.csv", "\n".join(lines) + "\n")
     return folder
+
+
+def _outsiders(result: DemoResult) -> str | None:
+    """A dataset config of the evaluation set, which was not trained on; a dataset of one's own has none."""
+    if result.own_dataset:
+        return None
+    entry = {
+        "id": "outside",
+        "path": str((result.catalogue / "song_describer" / "audio").resolve()),
+        "metadata_sources": ["song_describer"],
+    }
+    path = result.folder / "outside.json"
+    write_json(path, {"dataset_type": "audio_dir", "datasets": [entry]})
+    return str(path)
 
 
 def _evaluate(result: DemoResult, device: str | None) -> None:

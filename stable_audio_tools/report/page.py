@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jinja2
 from markupsafe import Markup
@@ -69,6 +69,37 @@ def linked_player(path: str, label: str) -> Markup:
     return Markup('<audio controls preload="none" aria-label="{}" src="{}"></audio>').format(
         label, quote(path)
     )
+
+
+def web_link(url: str, label: str) -> Markup:
+    """A link to a place on the web (http, https); of any other scheme only the label is shown."""
+    if urlsplit(url).scheme in ("http", "https"):
+        return Markup('<a href="{}">{}</a>').format(url, label)
+    return Markup("{}").format(label)
+
+
+def warning(content: str) -> Markup:
+    """A paragraph that should not be passed over."""
+    return Markup('<p class="warning">{}</p>').format(content)
+
+
+def code(content: str) -> Markup:
+    """Text to copy, as it is."""
+    return Markup("<pre><code>{}</code></pre>").format(content)
+
+
+def strip(values: Sequence[float], labels: Sequence[str], title: str) -> Markup:
+    """A row of cells, darker for larger values in [-1, 1], hatched for negative ones; labels on hover."""
+    cells = Markup("").join(
+        Markup('<i class="{}" style="opacity:{}" title="{}: {}"></i>').format(
+            "against" if value < 0 else "for",
+            f"{max(0.06, min(1.0, abs(value))):.2f}",
+            label,
+            f"{value:+.2f}",
+        )
+        for value, label in zip(values, labels, strict=True)
+    )
+    return Markup('<div class="strip" role="img" aria-label="{}">{}</div>').format(title, cells)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:

@@ -11,7 +11,7 @@ import pytest
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.data.sidecars import read_sidecar
 from stable_audio_tools.demo.catalogue import CatalogueSettings
-from stable_audio_tools.demo.result import DemoResult, DemoSettings, planted_found, summary
+from stable_audio_tools.demo.result import DemoResult, DemoSettings, copies_found, planted_found, summary
 from stable_audio_tools.demo.run import run_demo
 from stable_audio_tools.errors import DataError
 
@@ -57,11 +57,21 @@ def test_a_training_track_handed_in_as_a_clip_finds_itself(demo: DemoResult) -> 
     assert demo.control[0]["path"] == demo.control_track
 
 
+def test_copies_that_were_left_out_of_training_find_their_originals(demo: DemoResult) -> None:
+    assert len(demo.copies) >= 1
+    assert copies_found(demo) == len(demo.copies)
+    assert (
+        f"{len(demo.copies)} of {len(demo.copies)} rank their original first"
+        in (demo.folder / "index.html").read_text()
+    )
+
+
 def test_the_page_is_one_file_with_players_and_pictures(demo: DemoResult) -> None:
     html = (demo.folder / "index.html").read_text()
     assert html.count("<audio") == 2 * (1 + 3)
     assert html.count("<img") >= 2 * (1 + 3)
-    assert re.findall(r'(?:src|href)="(?!data:|#)', html) == []
+    assert re.findall(r'(?:src|href)="(?!data:|#)([^"]*)', html) == ["attribution/report/index.html"]
+    assert (demo.folder / "attribution" / "report" / "index.html").exists()
     assert [row[0] for row in summary(demo)] == [
         "catalogue", "dedup", "train", "generate", "attribute", "evaluate",
     ]  # fmt: skip

@@ -7,7 +7,8 @@ import csv
 import pytest
 import torch
 
-from stable_audio_tools.attribution.ranking import order, write_groups, write_ranking
+from stable_audio_tools.attribution.groups import group_tracks, write_groups
+from stable_audio_tools.attribution.ranking import order, write_ranking
 from stable_audio_tools.attribution.scores import METHODS, ScoreSettings, regularised_scores, score
 from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import StoreError, UsageError
@@ -177,7 +178,7 @@ def test_ranking_by_square_ignores_the_sign(tmp_path):
 
 
 def test_group_sums(tmp_path):
-    rows = read(write_groups(tmp_path / "g.csv", SCORES, QUERIES, TRACKS, key="artist"))
+    rows = read(write_groups(tmp_path / "g.csv", SCORES, QUERIES, group_tracks(TRACKS, "artist")))
     first = [
         (r["rank"], r["group"], r["tracks"], float(r["score_sum"]), r["best_rank"])
         for r in rows
