@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import typer
 
@@ -61,7 +61,7 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     option = typer.Option(
         None, f"--{field.name.replace('_', '-')}", help=text, rich_help_panel=panel, show_default=False
     )
-    if kind is bool and not field.metadata.get("one_way"):
+    if bool in (kind, *get_args(kind)) and not field.metadata.get("one_way"):
         option = typer.Option(None, help=text, rich_help_panel=panel, show_default=False)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None
