@@ -19,7 +19,7 @@ CHECKPOINTING = {"none": 0, "half": 2, "full": 1}
 
 
 COMPILE_OPTIONS = {"max_autotune_pointwise": True}
-"""Try several shapes of each elementwise kernel. ``coordinate_descent_tuning`` besides is worth another 1 % of
+"""Try several shapes of each elementwise kernel. ``coordinate_descent_tuning`` besides is worth 1 % of
 a step at batch 32, and takes a minute more to compile."""
 CPU_THREADS = 4
 """Of the process that feeds a GPU."""
