@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from metrics_table import learned_rows
 from torch.utils._pytree import tree_flatten
 
 # A file and not -c: Lightning starts the second process by running the same command line again. torchrun
@@ -138,7 +139,7 @@ def test_a_sharded_run_goes_on_with_any_strategy(tmp_path: Path, settings: dict[
     runs += [{**runs[1], "max_steps": 4, "recover": True}]
     whole = losses(tmp_path, runs, 2)[0]
     tables = [next(tmp_path.glob(f"runs/run-{number}/*/metrics.csv")) for number in (0, 1)]
-    assert tables[0].read_text() == tables[1].read_text()
+    assert learned_rows(tables[0]) == learned_rows(tables[1])
     assert len(whole) == 4
     ckpt = next(tmp_path.glob("runs/run-1/*/checkpoints/step=00000002.ckpt"))
     (alone,) = losses(tmp_path, [{**settings, "name": "alone", "batch_size": 8, "ckpt_path": str(ckpt)}], 1)

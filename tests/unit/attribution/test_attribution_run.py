@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import write_dataset
+from made_datasets import write_dataset
 
 from stable_audio_tools.attribution import extract as extract_module
 from stable_audio_tools.attribution.run import extract, run_attribution, score_stores

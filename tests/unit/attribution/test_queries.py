@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from conftest import write_dataset
+from made_datasets import write_dataset
 
 from stable_audio_tools.attribution.queries import query_source
 from stable_audio_tools.attribution.run import extract

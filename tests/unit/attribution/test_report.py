@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_dataset
+from made_datasets import write_dataset
 
 from stable_audio_tools.attribution.evidence import ReportSettings
 from stable_audio_tools.attribution.export import isrc

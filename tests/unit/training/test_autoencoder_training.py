@@ -17,6 +17,7 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.schema.losses import BottleneckWeights, default_losses
 from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.training.autoencoder import AutoencoderTrainer
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.factory import create_training_wrapper_from_config, trains_by_turns
 
 OOBLECK = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4]}
@@ -190,11 +191,11 @@ def test_the_autoencoder_s_turn_leaves_no_gradient_in_the_adversary() -> None:
 def test_masked_latents_are_zero_in_the_share_that_is_asked_for_and_keyed() -> None:
     module = build(whole(latent_mask_ratio=0.3))
     latents = torch.ones(4, 8, 500)
-    masked = module._masked(latents, (1, 2))
+    masked = module._masked(latents, Key(1, 2))
     assert float((masked == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     torch.manual_seed(9)
-    assert torch.equal(masked, module._masked(latents, (1, 2)))
-    assert not torch.equal(masked, module._masked(latents, (1, 3)))
+    assert torch.equal(masked, module._masked(latents, Key(1, 2)))
+    assert not torch.equal(masked, module._masked(latents, Key(1, 3)))
 
 
 def test_weights_with_a_decay_fade_by_the_steps_of_the_autoencoder() -> None:
@@ -204,7 +205,7 @@ def test_weights_with_a_decay_fade_by_the_steps_of_the_autoencoder() -> None:
     values = []
     for step in (0, 2, 4):
         module.steps_done = step
-        losses = module._own_losses(batch()[0], (1, 1))  # the same draws
+        losses = module._own_losses(batch()[0], Key(1, 1))  # the same draws
         values.append(losses["mrstft_loss"].item())
     assert values[1] == pytest.approx(values[0] / 2, rel=1e-5)
     assert values[2] == pytest.approx(values[0] / 4, rel=1e-5)

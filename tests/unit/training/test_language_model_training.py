@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.language_model import LanguageModelTrainer
 
@@ -69,7 +70,7 @@ def infos(real: int = 16) -> list[dict[str, Any]]:
 
 def test_the_loss_is_the_cross_entropy_of_each_codebook_where_there_is_audio() -> None:
     module = build(pre_encoded=True).eval()
-    found, per_codebook = module._loss(module.model, (codes(), infos(real=9)), 0.0, (1,))
+    found, per_codebook = module._loss(module.model, (codes(), infos(real=9)), 0.0, Key(1, 0))
     output = module.model.compute_logits(codes(), module.model.conditioner(infos(), "cpu"))
     expected = []
     for book in range(2):
@@ -85,7 +86,9 @@ def test_what_is_padded_does_not_matter() -> None:
     module = build(pre_encoded=True).eval()
     other = codes()
     other[..., 9:] = codes(1)[..., 9:]
-    one, two = (module._loss(module.model, (each, infos(real=9)), 0.0, (1,))[0] for each in (codes(), other))
+    one, two = (
+        module._loss(module.model, (each, infos(real=9)), 0.0, Key(1, 0))[0] for each in (codes(), other)
+    )
     torch.testing.assert_close(one, two)
 
 
@@ -107,7 +110,7 @@ def test_guidance_dropout_is_keyed_and_hits_what_it_says() -> None:
     module = build(pre_encoded=True).eval()
 
     def loss(dropout: float, *key: int) -> float:
-        return float(module._loss(module.model, (codes(), infos()), dropout, key)[0])
+        return float(module._loss(module.model, (codes(), infos()), dropout, Key(1, *key))[0])
 
     with torch.no_grad():
         for parameter in module.model.parameters():  # fresh branches answer zero, whatever they are told
@@ -120,13 +123,13 @@ def test_guidance_dropout_is_keyed_and_hits_what_it_says() -> None:
 
 def test_it_learns_and_the_average_leaves_the_codec_out() -> None:
     module = build(pre_encoded=True, use_ema=True)
-    before = float(module._loss(module.model, (codes(), infos()), 0.0, (1,))[0])
+    before = float(module._loss(module.model, (codes(), infos()), 0.0, Key(1, 0))[0])
     loader: Any = DataLoader([(codes(), infos())] * 60, batch_size=None)
     trainer = pl.Trainer(
         max_steps=60, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
     trainer.fit(module, loader)
-    assert float(module._loss(module.model, (codes(), infos()), 0.0, (1,))[0]) < 0.5 * before
+    assert float(module._loss(module.model, (codes(), infos()), 0.0, Key(1, 0))[0]) < 0.5 * before
     averaged = {key for key in module.state_dict() if key.startswith("model_ema.ema_model.")}
     assert averaged == {f"model_ema.ema_model.lm.{key}" for key in module.model.lm.state_dict()}
 
