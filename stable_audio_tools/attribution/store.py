@@ -24,7 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -155,10 +155,12 @@ class FeatureStore:
         self._put("features", self._features, rows, values / scales[:, None])
         self._put("scales", self._scales, rows, scales)
         self._put("latents", self._latents, rows, latents.detach().to("cpu", torch.float32).numpy())
-        with open(self.folder / self._part, "a", encoding="utf-8") as stream:
+        with open(self.folder / self._part, "a+b") as stream:
+            if _cut_off(stream):  # a line that a kill cut off must not run into the next one
+                stream.write(b"\n")
             for row, record in zip(rows, records, strict=True):
-                # The newline comes first: a line cut off by a kill cannot run into the next one.
-                stream.write("\n" + json.dumps({"row": row, **record}, ensure_ascii=False, default=str))
+                line = json.dumps({"row": row, **record}, ensure_ascii=False, default=str)
+                stream.write(line.encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
         self._mark(rows)
@@ -294,6 +296,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _cut_off(stream: BinaryIO) -> bool:
+    """Whether a file that is open for appending ends within a line."""
+    if stream.seek(0, os.SEEK_END) == 0:
+        return False
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) != b"\n"
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def test_a_table_with_templates_trains_and_names_artists_in_the_attribution(
     with open(artists, encoding="utf-8", newline="") as file:
         groups = {row["group"] for row in csv.DictReader(file)}
     assert groups == {"Artist 0", "Artist 1"}
-    tracks = [json.loads(line) for path in answer.rglob("tracks.jsonl") for line in path.open()]
+    (table,) = answer.rglob("train_features/tracks.jsonl")
+    tracks = [json.loads(line) for line in table.open(encoding="utf-8")]
     prompts_made = {track["prompt"] for track in tracks if track["dataset_id"] == "mine"}
     assert prompts_made == {f"piano, calm, {90 + number} BPM" for number in range(6)}
