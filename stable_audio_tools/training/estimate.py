@@ -6,7 +6,7 @@ content: the network runs once on fake tensors of one crop, and what autograd ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from stable_audio_tools.errors import UsageError
 from stable_audio_tools.models.adapters.frozen import hold_base
 from stable_audio_tools.models.adapters.lora import apply_lora
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.nn.transformer import ContinuousTransformer
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.model import (
     DiffusionCondModelConfig,
@@ -154,40 +155,41 @@ def state_bytes(config: OptimizerConfig) -> float:
     return sum(value.numel() * value.element_size() for value in kept if value.ndim) / parameter.numel()
 
 
-def advise(
-    config: ModelConfig, settings: TrainSettings, lora: bool, activations: Activations, card: int
-) -> tuple[str, Estimate] | None:
-    """The mildest flags that make the run fit ``card`` bytes, and what it takes with them; None if none do.
-
-    Settings that fit as they are give no flags.
-    """
-    ways: list[tuple[str, Callable[[TrainSettings], TrainSettings]]] = [
-        ("", lambda s: s),
-        ("--activation-checkpointing half", lambda s: replace(s, activation_checkpointing="half")),
-        ("--activation-checkpointing full", lambda s: replace(s, activation_checkpointing="full")),
-        (
-            "--activation-checkpointing full --ema-on-cpu",
-            lambda s: replace(s, activation_checkpointing="full", ema_on_cpu=True),
-        ),
-        (
-            "--activation-checkpointing full --ema-on-cpu --batch-size 1 --accum-batches "
-            f"{settings.batch_size * settings.accum_batches}",
-            lambda s: replace(s, activation_checkpointing="full", ema_on_cpu=True, batch_size=1),
-        ),
+def ways(
+    config: ModelConfig, settings: TrainSettings, lora: bool, activations: Activations
+) -> list[tuple[str, Estimate]]:
+    """Sets of flags, the mildest first, and what the run takes with them. The first set is empty."""
+    together = settings.batch_size * settings.accum_batches
+    changes: dict[str, dict[str, Any]] = {
+        "": {},
+        "--activation-checkpointing half": {"activation_checkpointing": "half"},
+        "--activation-checkpointing full": {"activation_checkpointing": "full"},
+        "--activation-checkpointing full --ema-on-cpu": {
+            "activation_checkpointing": "full",
+            "ema_on_cpu": True,
+        },
+        f"--activation-checkpointing full --ema-on-cpu --batch-size 1 --accum-batches {together}": {
+            "activation_checkpointing": "full",
+            "ema_on_cpu": True,
+            "batch_size": 1,
+        },
+    }
+    return [
+        (flags, estimate(config, replace(settings, **change), lora, activations))
+        for flags, change in changes.items()
     ]
-    for flags, change in ways:
-        found = estimate(config, change(settings), lora, activations)
-        if found.total <= card:
-            return flags, found
-    return None
+
+
+def advise(found: list[tuple[str, Estimate]], card: int) -> tuple[str, Estimate] | None:
+    """The mildest of :func:`ways` that fits ``card`` bytes; None if none does."""
+    return next(((flags, way) for flags, way in found if way.total <= card), None)
 
 
 def report(config: ModelConfig, settings: TrainSettings, lora: bool = False) -> None:
     """Say what a run takes, whether that fits this machine's card or common ones, and which flags help."""
-    activations = count_activations(config)
-    found = estimate(config, settings, lora, activations)
+    found = ways(config, settings, lora, count_activations(config))
     say(f"batch {settings.batch_size}, {settings.precision}:")
-    for line in found.lines():
+    for line in found[0][1].lines():
         say(line)
     if torch.cuda.is_available():
         sizes = [torch.cuda.get_device_properties(0).total_memory]
@@ -196,7 +198,7 @@ def report(config: ModelConfig, settings: TrainSettings, lora: bool = False) -> 
         sizes = [card * 10**9 for card in CARDS]
         names = [f"{card} GB" for card in CARDS]
     for name, size in zip(names, sizes, strict=True):
-        way = advise(config, settings, lora, activations, size)
+        way = advise(found, size)
         if way is None:
             advice = "does not fit; an optimizer of type AdamW8bit, --strategy fsdp or adapters take less"
         elif way[0]:
@@ -224,8 +226,8 @@ def _frozen_bytes(model: Any, config: Any, width: int) -> int:
 
 def _activation_bytes(model: Any, config: Any, settings: TrainSettings, counted: Activations) -> int:
     """What stays of the counted activations with the settings of a run."""
-    transformer = next((m for m in model.model.modules() if hasattr(m, "gradient_checkpointing")), None)
-    depth = len(getattr(transformer, "layers", ())) or 1
+    transformer = next((m for m in model.model.modules() if isinstance(m, ContinuousTransformer)), None)
+    depth = 1 if transformer is None else len(transformer.layers)
     each, fixed = counted
     if settings.compile is not False and settings.device != "cpu":
         each = int(each * COMPILED_SHARE)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from stable_audio_tools.errors import UsageError
-from stable_audio_tools.nn.transformer import TransformerBlock
+from stable_audio_tools.models.autoencoders.taae import TAAEBlock
+from stable_audio_tools.nn.transformer import ContinuousTransformer, TransformerBlock
 from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.settings import TrainSettings
@@ -48,11 +49,15 @@ def make_fast(module: ModelTrainer, settings: TrainSettings, hardware: Hardware)
 def set_checkpointing(model: nn.Module, policy: str) -> int:
     """Recompute blocks of ``model`` in the backward pass as ``policy`` says; returns how many stacks do."""
     every, stacks = CHECKPOINTING[policy], 0
-    for module in model.modules():
-        if hasattr(module, "gradient_checkpointing") and every:
-            setattr(module, "gradient_checkpointing", True)  # noqa: B010 - declared by each kind of module
-            setattr(module, "checkpoint_every", every)  # noqa: B010
-            stacks += 1
+    # told by their classes: layers of transformers have a flag of the same name and another meaning
+    for module in model.modules() if every else ():
+        if isinstance(module, ContinuousTransformer):
+            module.gradient_checkpointing, module.checkpoint_every = True, every
+        elif isinstance(module, TAAEBlock):
+            module.gradient_checkpointing = True
+        else:
+            continue
+        stacks += 1
     return stacks
 
 

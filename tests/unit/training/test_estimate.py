@@ -12,7 +12,7 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.schema.training import OptimizerConfig
 from stable_audio_tools.training import estimate as estimating
-from stable_audio_tools.training.estimate import advise, count_activations, estimate, state_bytes
+from stable_audio_tools.training.estimate import advise, count_activations, estimate, state_bytes, ways
 
 
 @pytest.fixture
@@ -73,14 +73,15 @@ def test_advice_fits_the_card_and_says_when_none_does(config, make_settings):
     settings = make_settings(batch_size=8, compile=False)
     counted = count_activations(config)
     whole = estimate(config, settings, activations=counted).total
-    assert advise(config, settings, False, counted, whole) == (
+    found_ways = ways(config, settings, False, counted)
+    assert advise(found_ways, whole) == (
         "",
         estimate(config, settings, activations=counted),
     )
-    flags, found = advise(config, settings, False, counted, whole - 1)
+    flags, found = advise(found_ways, whole - 1)
     assert "--activation-checkpointing" in flags
     assert found.total < whole
-    assert advise(config, settings, False, counted, 10**6) is None
+    assert advise(found_ways, 10**6) is None
 
 
 @pytest.mark.parametrize(

@@ -109,3 +109,11 @@ def test_adapters_that_sit_steps_out_are_not_compiled(model, tiny_diffusion_conf
     apply_lora(model, parse_model_config(config).lora)
     make_fast(trainer(model, config, lora=True), make_settings(compile=True), CPU)
     assert not compiled
+
+
+def test_a_flag_of_the_same_name_elsewhere_is_left_alone(model):
+    """Layers of transformers, such as those of a text encoder that is trained, have one."""
+    model.conditioner.other = nn.Linear(1, 1)
+    model.conditioner.other.gradient_checkpointing = False
+    set_checkpointing(model, "full")
+    assert model.conditioner.other.gradient_checkpointing is False
