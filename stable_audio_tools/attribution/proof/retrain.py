@@ -33,6 +33,8 @@ from stable_audio_tools.training.loss import diffusion_loss
 
 Stack = dict[str, Tensor]
 """Parameters by name, each (M, ...)."""
+CHECK_EVERY = 100
+"""Steps from one look at the losses to the next: looking waits for the GPU."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,6 @@ class Retrainer:
         self.shift = None if shift is None else DistributionShift(shift)
         self.network = fresh_network(config, 0).to(device)
         _use_matmul_for_pointwise(self.network)
-        # The CPU's fused attention has no batching rule, and vmap would loop over the models.
-        self.plain_attention = device.type != "cuda"
         self.losses: Callable[..., Tensor] = self._losses
         if settings.compile:
             self.losses = torch.compile(self._losses, dynamic=False)
@@ -148,6 +148,7 @@ class Retrainer:
             fused=self.device.type == "cuda",
         )
         losses = torch.zeros(len(jobs))
+        last = self.settings.steps - 1
         for step in track(range(self.settings.steps), f"{description}: {len(jobs)} at once"):
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * _schedule(step, self.settings.steps)
@@ -162,9 +163,8 @@ class Retrainer:
             optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()
             optimizer.step()
-        broken = [job.name for job, fine in zip(jobs, losses.isfinite().tolist(), strict=True) if not fine]
-        if broken:
-            raise TrainingError(f"model {broken[0]}: its loss is not finite; lower the learning rate")
+            if step % CHECK_EVERY == 0 or step == last:
+                _require_finite(losses, jobs, step)
         return {name: value.detach() for name, value in weights.items()}
 
     @torch.no_grad()
@@ -229,25 +229,23 @@ class Retrainer:
 
     def _step_losses(self, weights: Stack, batch: NetworkData, noise: Tensor, t: Tensor) -> Tensor:
         arguments = (weights, batch.latents, noise, t, batch.mask, batch.inputs)
-        while True:
-            try:
-                return self.losses(*arguments)
-            except Exception as error:
-                # What a compiler or a fused kernel cannot do on this machine, the plain way can.
-                if isinstance(error, torch.OutOfMemoryError) or (
-                    self.losses == self._losses and self.plain_attention
-                ):
-                    raise
-                what = "plain attention" if self.losses == self._losses else "an uncompiled step"
-                warn(f"going on with {what} ({type(error).__name__}: {str(error)[:300]})")
-                self.plain_attention = self.losses == self._losses
-                self.losses = self._losses
+        try:
+            return self.losses(*arguments)
+        except Exception as error:
+            # What a compiler cannot do on this machine, the plain way can.
+            if isinstance(error, torch.OutOfMemoryError) or self.losses == self._losses:
+                raise
+            warn(f"going on with an uncompiled step ({type(error).__name__}: {str(error)[:300]})")
+            self.losses = self._losses
+            return self.losses(*arguments)
 
     def _losses(
         self, weights: Stack, latents: Tensor, noise: Tensor, t: Tensor, mask: Tensor, inputs: Stack
     ) -> Tensor:
         """The training loss of every model, (M,)."""
-        with self._attention(), self._autocast():
+        # Fused attention is not made for vmap: the CPU's is looped over the models, cuDNN's can be neither
+        # compiled nor trusted. A stack's sequences are short.
+        with sdpa_kernel(SDPBackend.MATH), self._autocast():
             return vmap(self._mean)(weights, latents, noise, t, mask, inputs)
 
     def _mean(self, weights: Stack, *sample: Any) -> Any:
@@ -270,9 +268,6 @@ class Retrainer:
 
     def _noise_device(self) -> torch.device:
         return self.device if self.device.type == "cuda" else torch.device("cpu")
-
-    def _attention(self) -> AbstractContextManager[Any]:
-        return sdpa_kernel(SDPBackend.MATH) if self.plain_attention else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.precision == "float32":
@@ -301,6 +296,15 @@ def _use_matmul_for_pointwise(network: nn.Module) -> None:
             continue
         if module.groups == 1 and module.stride == (1,) and module.padding == (0,):
             module.__class__ = _PointwiseConv
+
+
+def _require_finite(losses: Tensor, jobs: Sequence[Job], step: int) -> None:
+    broken = [job.name for job, fine in zip(jobs, losses.isfinite().tolist(), strict=True) if not fine]
+    if broken:
+        raise TrainingError(
+            f"model {broken[0]}: its loss is not finite at step {step}, nor that of {len(broken) - 1} more "
+            f"of {len(jobs)}; lower the learning rate or train in float32"
+        )
 
 
 def _schedule(step: int, steps: int, warmup: float = 0.05) -> float:
