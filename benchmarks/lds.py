@@ -233,10 +233,11 @@ def run_all(options: argparse.Namespace) -> int:
         run_stages(options, ["full", "train", "features", "removal"])
         return 0
     command = [sys.executable, __file__, "shard", *sys.argv[2:]]
+    threads = str(max(1, len(os.sched_getaffinity(0)) // options.gpus // 2))
     children = [
         subprocess.Popen(
             [*command, "--shard", f"{number}/{options.gpus}"],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": str(number)},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": str(number), "OMP_NUM_THREADS": threads},
         )
         for number in range(options.gpus)
     ]

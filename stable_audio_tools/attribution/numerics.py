@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +41,11 @@ def repeatable(device: torch.device) -> Iterator[None]:
     """The same bits at every run on this device, while the block lasts.
 
     The backward pass of attention on a GPU adds up in the order in which its threads arrive, unless it is
-    told not to; a run that was killed and continued would differ from one pass in the last bits.
+    told not to; a run that was killed and continued would differ from one pass in the last bits. Where torch
+    is only asked to warn, attention goes on in any order.
+
+    Raises:
+        RuntimeError: inside the block, where an operation can only be computed in any order.
     """
     if device.type != "cuda":
         yield
@@ -51,12 +54,10 @@ def repeatable(device: torch.device) -> Iterator[None]:
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     memory.fill_uninitialized_memory = False  # it would write all memory once more
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*deterministic")
-            yield
+        yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=only_warned)
         memory.fill_uninitialized_memory = before[1]
