@@ -37,6 +37,9 @@ from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import StoreError, UsageError
 from stable_audio_tools.evaluation.clap import DEFAULT_CLAP
 
+DEFAULT_LAMBDA = 1.0
+"""Relative to the mean eigenvalue: of 0.001 to 30, what foretold retrained models best for squared D-TRAK on
+the tuning halves of ``benchmarks/lds.py``; see docs/results.md. From 0.3 to 3 it matters little."""
 SMALL_WORK = 2e11
 SMALL_ROWS = 1000
 """Products and tracks up to which all is done in float64 and nothing is kept: a few seconds on two cores."""
@@ -52,10 +55,9 @@ class ScoreSettings:
     """How features become scores.
 
     ``lambda_scale`` is relative to the kernel's mean eigenvalue, see :func:`mean_eigenvalue`, so it means the
-    same for any model, measurement and number of tracks. Its default of 0.1 lets a track that resembles no
-    other keep 1 / (1 + 0.1), nine tenths, of its score on itself, and damps the directions with less than a
-    tenth of the average energy, where projection noise lives. It was set from that argument and not from any
-    retraining. ``lambda_reg`` is absolute and, where given, used instead.
+    same for any model, measurement and number of tracks. At its default of 1 a track that resembles no other
+    keeps half of its score on itself, and directions of less than the average energy, where projection noise
+    lives, are damped. ``lambda_reg`` is absolute and, where given, used instead.
 
     Raises:
         UsageError: a value is out of range; the message names the setting.
@@ -64,7 +66,7 @@ class ScoreSettings:
     method: str = _flag(
         "dtrak", "dtrak, trak, gradcos, graddot; baselines: latent-cosine, clap, loudness, random."
     )
-    lambda_scale: float = _flag(0.1, "Regularisation, relative to the kernel's mean eigenvalue.")
+    lambda_scale: float = _flag(DEFAULT_LAMBDA, "Regularisation, relative to the kernel's mean eigenvalue.")
     lambda_reg: float | None = _flag(None, "Absolute regularisation, in place of lambda_scale.")
     used_dim: int | None = _flag(None, "Dense features: only the first columns, rescaled.")
     seed: int = _flag(0, "Seed of the random baseline.")
@@ -86,7 +88,7 @@ class ScoreSettings:
 
 
 def regularised_scores(
-    kernel: Tensor, cross: Tensor, *, lambda_scale: float = 0.1, lambda_reg: float | None = None
+    kernel: Tensor, cross: Tensor, *, lambda_scale: float = DEFAULT_LAMBDA, lambda_reg: float | None = None
 ) -> Tensor:
     """``cross (kernel + lambda I)^-1`` for ``kernel`` (N, N) of the tracks and ``cross`` (Q, N).
 

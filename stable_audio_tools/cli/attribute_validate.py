@@ -10,6 +10,7 @@ import typer
 from stable_audio_tools.attribution.proof.experiment import ProofSettings
 from stable_audio_tools.attribution.proof.retrain import RetrainSettings
 from stable_audio_tools.attribution.proof.validate import ValidateSettings, validate_attribution
+from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.cli.options import flags_of
 from stable_audio_tools.models.files import ModelFiles
@@ -43,7 +44,7 @@ def validate(
     output_dir: Path = typer.Option(
         Path("outputs/validation"), help="Where results and the report go.", rich_help_panel=_FILES
     ),
-    lambda_scale: float = typer.Option(0.1, help="Regularisation of the scores that are validated."),
+    lambda_scale: float = typer.Option(DEFAULT_LAMBDA, help="Regularisation of the scores that are validated."),
     subsets: int = typer.Option(128, help="Random halves of the training set.", rich_help_panel=_MODELS),
     model_seeds: int = typer.Option(2, help="Models of each half.", rich_help_panel=_MODELS),
     train_steps: int = typer.Option(1000, help="Training steps of each model.", rich_help_panel=_MODELS),

@@ -25,7 +25,7 @@ from stable_audio_tools.attribution.proof.statistics import (
 )
 from stable_audio_tools.attribution.proof.subsets import halves
 
-LAMBDAS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LAMBDAS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.proof.kernels import Kernels
-from stable_audio_tools.attribution.scores import mean_eigenvalue
+from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA, mean_eigenvalue
 from stable_audio_tools.errors import UsageError
 
 ESTIMATORS = ("dtrak", "gradcos", "graddot")
@@ -32,7 +32,7 @@ class Method:
     plans: tuple[str, ...] = ()
     estimator: str = "dtrak"
     square: bool = False
-    lambda_scale: float = 0.1
+    lambda_scale: float = DEFAULT_LAMBDA
     parts: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from stable_audio_tools.attribution.proof.methods import Method
 from stable_audio_tools.attribution.proof.report import proof_report, report_text, write_report
 from stable_audio_tools.attribution.proof.retrain import RetrainSettings
 from stable_audio_tools.attribution.queries import TrackSource, train_source
+from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
 from stable_audio_tools.data.dataset import make_loader
@@ -48,7 +49,7 @@ class ValidateSettings:
     """
 
     features: FeatureSettings = field(default_factory=FeatureSettings)
-    lambda_scale: float = 0.1
+    lambda_scale: float = DEFAULT_LAMBDA
     proof: ProofSettings = field(default_factory=ProofSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
     held_out: int = 32
