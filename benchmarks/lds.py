@@ -170,7 +170,7 @@ def experiment(options: argparse.Namespace, world: World) -> Experiment:
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        precision=options.precision or ("float32" if options.smoke else "bfloat16"),
+        precision=options.precision,
         compile=options.compile and not options.smoke,
     )
     settings = ProofSettings(
@@ -303,9 +303,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--removal-queries", type=int, default=None, help="6 of each kind; smoke 1")
     parser.add_argument("--groups-left-out", type=int, default=None, help="16; smoke 3")
     parser.add_argument("--learning-rate", type=float, default=8e-4)
-    parser.add_argument(
-        "--precision", choices=["float32", "bfloat16"], default=None, help="bfloat16; smoke float32"
-    )
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")

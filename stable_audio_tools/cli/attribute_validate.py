@@ -44,7 +44,9 @@ def validate(
     output_dir: Path = typer.Option(
         Path("outputs/validation"), help="Where results and the report go.", rich_help_panel=_FILES
     ),
-    lambda_scale: float = typer.Option(DEFAULT_LAMBDA, help="Regularisation of the scores that are validated."),
+    lambda_scale: float = typer.Option(
+        DEFAULT_LAMBDA, help="Regularisation of the scores that are validated."
+    ),
     subsets: int = typer.Option(128, help="Random halves of the training set.", rich_help_panel=_MODELS),
     model_seeds: int = typer.Option(2, help="Models of each half.", rich_help_panel=_MODELS),
     train_steps: int = typer.Option(1000, help="Training steps of each model.", rich_help_panel=_MODELS),

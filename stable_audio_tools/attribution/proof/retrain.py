@@ -46,8 +46,8 @@ class RetrainSettings:
     learning_rate: float = 8e-4
     weight_decay: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
-    precision: str = "bfloat16"
-    """``bfloat16`` autocast, or ``float32``. Measurements are in float32."""
+    precision: str = "float32"
+    """``float32``, or ``bfloat16`` autocast. Measurements are in float32."""
     compile: bool = False
     """Compile the step: worth it from some thousand steps on."""
 
