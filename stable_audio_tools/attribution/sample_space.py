@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.scores import ScoreSettings, mean_eigenvalue
+from stable_audio_tools.attribution.scores import ScoreSettings, damped_inverse, regularisation
 from stable_audio_tools.attribution.store import FeatureStore
 
 LINEAR_METHODS = ("dtrak", "trak")
@@ -54,13 +54,8 @@ class SampleSpace:
             kernel.addmm_(tracks, tracks.T)
         kernel *= self._scale
         values, vectors = torch.linalg.eigh(kernel)
-        values = values.clamp(min=0)
-        reg = settings.lambda_reg
-        self.regularisation = float(settings.lambda_scale * mean_eigenvalue(values)) if reg is None else reg
-        damped = values + self.regularisation
-        floor = values.max() * torch.finfo(torch.float64).eps * len(values)
-        tiny = torch.finfo(torch.float64).tiny
-        inverse = (vectors * torch.where(damped > floor, 1 / damped.clamp(min=tiny), 0.0)) @ vectors.T
+        self.regularisation = regularisation(values, settings.lambda_scale, settings.lambda_reg)
+        inverse = (vectors * damped_inverse(values, self.regularisation)) @ vectors.T
         self.inverse = inverse.cpu()
         """A, (N, N) float64."""
 

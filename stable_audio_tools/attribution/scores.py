@@ -101,11 +101,20 @@ def regularised_scores(
 def _damped(
     values: Tensor, vectors: Tensor, cross: Tensor, lambda_scale: float, lambda_reg: float | None
 ) -> Tensor:
-    values = values.clamp(min=0)
-    damped = values + (lambda_scale * mean_eigenvalue(values) if lambda_reg is None else lambda_reg)
-    floor = values.max() * torch.finfo(torch.float64).eps * len(values)
-    inverse = torch.where(damped > floor, 1 / damped.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+    inverse = damped_inverse(values, regularisation(values, lambda_scale, lambda_reg))
     return ((cross.double() @ vectors) * inverse) @ vectors.T
+
+
+def regularisation(values: Tensor, lambda_scale: float, lambda_reg: float | None = None) -> float:
+    """The absolute lambda of a kernel with eigenvalues (N,): ``lambda_reg`` where it is given."""
+    return float(lambda_scale * mean_eigenvalue(values.clamp(min=0))) if lambda_reg is None else lambda_reg
+
+
+def damped_inverse(values: Tensor, lambda_reg: float) -> Tensor:
+    """``1 / (values + lambda)`` of a kernel's eigenvalues (N,), and 0 in directions without energy."""
+    values = values.clamp(min=0)
+    damped, floor = values + lambda_reg, values.max() * torch.finfo(torch.float64).eps * len(values)
+    return torch.where(damped > floor, 1 / damped.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
 
 
 def mean_eigenvalue(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.proof.kernels import Kernels
-from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA, mean_eigenvalue
+from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA, damped_inverse, regularisation
 from stable_audio_tools.errors import UsageError
 
 ESTIMATORS = ("dtrak", "gradcos", "graddot")
@@ -75,11 +75,9 @@ class Scorer:
             return held.cross / lengths.clamp(min=torch.finfo(torch.float64).tiny)
         if plan not in self._spectra:
             values, vectors = torch.linalg.eigh(held.tracks)
-            self._spectra[plan] = values.clamp(min=0), vectors, held.cross @ vectors
+            self._spectra[plan] = values, vectors, held.cross @ vectors
         values, vectors, projected = self._spectra[plan]
-        damped = values + method.lambda_scale * mean_eigenvalue(values)
-        floor = values.max() * torch.finfo(torch.float64).eps * len(values)
-        inverse = torch.where(damped > floor, 1 / damped.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+        inverse = damped_inverse(values, regularisation(values, method.lambda_scale))
         return (projected * inverse) @ vectors.T
 
 

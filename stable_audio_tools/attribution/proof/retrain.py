@@ -147,7 +147,6 @@ class Retrainer:
             weight_decay=self.settings.weight_decay,
             fused=self.device.type == "cuda",
         )
-        losses = torch.zeros(len(jobs))
         last = self.settings.steps - 1
         for step in track(range(self.settings.steps), f"{description}: {len(jobs)} at once"):
             for group in optimizer.param_groups:
