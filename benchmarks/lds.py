@@ -73,7 +73,10 @@ def plans(quick: bool) -> list[FeaturePlan]:
         made += [
             FeaturePlan(f"{short} own noise", replace(base, noise="per-track")),
             FeaturePlan(f"{short} own 4 noises", replace(base, noise="per-track"), SEEDS),
-            FeaturePlan(f"{short} K50", replace(base, K=5 * K)),
+            *(
+                FeaturePlan(f"{short} K{count}", replace(base, K=count))
+                for count in (K // 2, 7 * K // 10, 5 * K)
+            ),
             FeaturePlan(f"{short} rank 32", replace(base, proj_rank=32)),
             FeaturePlan(f"{short} bfloat16", replace(base, precision="bfloat16")),
             *(FeaturePlan(f"{short} noise {seed}", base, (seed,)) for seed in SEEDS[1:]),
@@ -100,13 +103,15 @@ def methods() -> list[Method]:
         Method("loss gradcos, 4 noises", ("loss 4 noises",), "gradcos"),
     ]
     for short, name, square in (("msq", "dtrak squared", True), ("loss", "trak", False)):
-        variants = ("own noise", "own 4 noises", "K50", "rank 32", "bfloat16", "4 noises", "whole 4 noises")
+        variants = ("own noise", "own 4 noises", "K5", "K7", "K50", "rank 32", "bfloat16")
+        variants += ("4 noises", "whole 4 noises")
         made += [Method(f"{name}, {variant}", (f"{short} {variant}",), square=square) for variant in variants]
         scored = (short, *(f"{short} noise {seed}" for seed in SEEDS[1:]))
         made.append(Method(f"{name}, mean of 4 noises", scored, square=square))
         models = (short, *(f"{short} model {i}" for i in (1, 2, 3)))
         made.append(Method(f"{name}, mean of 4 models", models, square=square))
-    for suffix, plan in (("", "{}"), (", 4 noises", "{} 4 noises")):
+    for suffix in ("", ", 4 noises", ", K5", ", K7", ", rank 32", ", whole"):
+        plan = "{}" + suffix.removeprefix(",")
         squared = Method("squared", (plan.format("msq"),), square=True)
         plain = Method("plain", (plan.format("msq"),))
         loss = Method("loss", (plan.format("loss"),))
@@ -138,9 +143,10 @@ PAIRS = (
 )  # fmt: skip
 """Hooked against dense, shared against own noise, more noise and more models against one."""
 
+_SQUARES = (Method("msq", ("msq",), square=True), Method("loss", ("loss",), square=True))
 REMOVED_BY = (
-    Method(DEFAULT, ("msq",), square=True),
-    Method("dtrak squared + trak", parts=(Method("a", ("msq",), square=True), Method("b", ("loss",)))),
+    Method("dtrak squared + trak squared", parts=_SQUARES).with_lambda(3.0),
+    Method("trak", ("loss",)),
 )
 
 
@@ -194,7 +200,7 @@ def experiment(options: argparse.Namespace, world: World) -> Experiment:
         data,
         retrain,
         settings,
-        plans(options.smoke),
+        [plan for plan in plans(options.smoke) if options.plans is None or plan.name in options.plans],
         REMOVED_BY,
         device,
         removal_baselines=("aligned-cosine",),
@@ -297,6 +303,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--subsets", type=int, default=None, help="128; smoke 8")
     parser.add_argument("--generated", type=int, default=None, help="64; smoke 4")
     parser.add_argument("--held-out", type=int, default=64)
+    parser.add_argument("--world-seed", type=int, default=0, help="of the music that `make` composes")
+    parser.add_argument("--plans", nargs="+", default=None, help="take only these gradients")
     parser.add_argument("--steps", type=int, default=None, help="of every model: 1000; smoke 20")
     parser.add_argument("--batch-size", type=int, default=None, help="64; smoke 8")
     parser.add_argument("--at-once", type=int, default=None, help="models in a stack: 32; smoke 4")
@@ -322,6 +330,7 @@ def main() -> int:
     options.began = time.monotonic()
     if options.stage == "make":
         size = WorldSize(8, 4, 8, 2) if options.smoke else WorldSize()
+        size = replace(size, seed=options.world_seed)
         path = options.work / "world.npz"
         if not path.exists():
             save_world(path, make_world(size), size)
