@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import stable_audio_tools
-from stable_audio_tools.attribution.gradients import HookedGradients
-from stable_audio_tools.attribution.numerics import exact_float32, repeatable
+from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
+from stable_audio_tools.attribution.gradients.rows import HookedGradients
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.nn.transformer import TransformerBlock
 from stable_audio_tools.runtime.device import resolve_device

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.kernels import EXACT_ROWS
-from stable_audio_tools.attribution.scores import ScoreSettings, score
-from stable_audio_tools.attribution.store import FeatureStore
+from stable_audio_tools.attribution.features.store import FeatureStore
+from stable_audio_tools.attribution.scoring.kernels import EXACT_ROWS
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings, score
 from stable_audio_tools.runtime.seeds import generator
 
 ROWS = 2000

@@ -39,13 +39,13 @@ from typing import Any
 import torch
 from lds_world import World, WorldSize, load_world, make_world, model_config, save_world
 
+from stable_audio_tools.attribution.gradients.task import DiffusionTask
 from stable_audio_tools.attribution.proof.experiment import Experiment, ProofData, ProofSettings
 from stable_audio_tools.attribution.proof.kernels import FeaturePlan, taken
 from stable_audio_tools.attribution.proof.methods import Method
 from stable_audio_tools.attribution.proof.report import proof_report, report_text, write_report
 from stable_audio_tools.attribution.proof.retrain import RetrainSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.progress import say

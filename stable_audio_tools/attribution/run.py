@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stable_audio_tools.attribution.evidence import ReportSettings
-from stable_audio_tools.attribution.extract import extract_features
-from stable_audio_tools.attribution.groups import group_tracks, write_groups
+from stable_audio_tools.attribution.evidence.gather import ReportSettings
+from stable_audio_tools.attribution.features.extract import extract_features
+from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.queries import TrackSource, query_source, train_source
-from stable_audio_tools.attribution.ranking import RANK_BY, write_ranking
-from stable_audio_tools.attribution.reporting import Run, write_report
-from stable_audio_tools.attribution.scores import ScoreSettings, score_many
+from stable_audio_tools.attribution.reports.write import Run, write_report
+from stable_audio_tools.attribution.scoring.groups import group_tracks, write_groups
+from stable_audio_tools.attribution.scoring.ranking import RANK_BY, write_ranking
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings, score_many
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import ALONE, device_of, share_of
-from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import UsageError
 from stable_audio_tools.inference.shares import Share
 from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
@@ -66,11 +66,11 @@ def extract(
     Args:
         queries: clips, see :func:`~stable_audio_tools.attribution.queries.query_source`.
         prompt: of all clips, in place of what they were made from.
-        compile: see :func:`~stable_audio_tools.attribution.extract.extract_features`.
+        compile: see :func:`~stable_audio_tools.attribution.features.extract.extract_features`.
         shard: see :func:`~stable_audio_tools.attribution.sharing.share_of`.
 
     Raises:
-        StableAudioError: see :func:`~stable_audio_tools.attribution.extract.extract_features`.
+        StableAudioError: see :func:`~stable_audio_tools.attribution.features.extract.extract_features`.
     """
     settings = settings or FeatureSettings()
     output = Path(output)

@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from stable_audio_tools.attribution.measurements import MEASUREMENTS
-from stable_audio_tools.attribution.schedule import TIMESTEP_STRATEGIES
+from stable_audio_tools.attribution.gradients.measurements import MEASUREMENTS
+from stable_audio_tools.attribution.gradients.schedule import TIMESTEP_STRATEGIES
 from stable_audio_tools.errors import UsageError
 
 GRADIENT_MODES = ("hooked", "dense")

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from stable_audio_tools.attribution.evidence import ReportSettings
+from stable_audio_tools.attribution.evidence.gather import ReportSettings
 from stable_audio_tools.attribution.run import (
     are_whole,
     extract_both,
@@ -15,7 +15,7 @@ from stable_audio_tools.attribution.run import (
     score_stores,
 )
 from stable_audio_tools.attribution.run import extract as extract_features
-from stable_audio_tools.attribution.scores import ScoreSettings
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import share_of
 from stable_audio_tools.cli.attribute_validate import validate

@@ -10,7 +10,7 @@ import typer
 from stable_audio_tools.attribution.proof.experiment import ProofSettings
 from stable_audio_tools.attribution.proof.retrain import RetrainSettings
 from stable_audio_tools.attribution.proof.validate import ValidateSettings, validate_attribution
-from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA
+from stable_audio_tools.attribution.scoring.scores import DEFAULT_LAMBDA
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.cli.options import flags_of
 from stable_audio_tools.models.files import ModelFiles

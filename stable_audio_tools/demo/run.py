@@ -197,7 +197,7 @@ def _prompts(result: DemoResult) -> list[dict[str, Any]]:
 
 def _attribute(result: DemoResult, device: str | None) -> None:
     """D-TRAK on the clips, and on controls whose answer is known: copies of training tracks."""
-    from stable_audio_tools.attribution.evidence import ReportSettings
+    from stable_audio_tools.attribution.evidence.gather import ReportSettings
     from stable_audio_tools.attribution.run import ModelFiles, extract, run_attribution, score_stores
 
     files = ModelFiles(result.folder / "start" / "model_config.json", result.checkpoint)

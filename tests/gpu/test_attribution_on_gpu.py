@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.gradients import HookedGradients
-from stable_audio_tools.attribution.numerics import exact_float32, repeatable
+from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
+from stable_audio_tools.attribution.gradients.rows import HookedGradients
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.schema.networks import DiTConfig
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from workshop import Workshop, flags, run_sat
 
-from stable_audio_tools.attribution.store import FeatureStore
+from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.audio.files import read_audio, save_audio
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.models.checkpoints import load_checkpoint, save_checkpoint

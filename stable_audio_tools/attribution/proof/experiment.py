@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stable_audio_tools.attribution.gradients.task import LatentBatch
 from stable_audio_tools.attribution.proof.jobs import Results, run_jobs
 from stable_audio_tools.attribution.proof.kernels import (
     FeaturePlan,
@@ -38,7 +39,6 @@ from stable_audio_tools.attribution.proof.removal import Removal, group_jobs, re
 from stable_audio_tools.attribution.proof.retrain import Job, NetworkData, Retrainer, RetrainSettings, Stack
 from stable_audio_tools.attribution.proof.similarity import BASELINES
 from stable_audio_tools.attribution.proof.subsets import balanced_subsets
-from stable_audio_tools.attribution.task import LatentBatch
 from stable_audio_tools.errors import StoreError, UsageError
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.runtime.files import atomic_path, hash_json

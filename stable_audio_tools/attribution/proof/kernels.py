@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stable_audio_tools.attribution.extract import gradient_features
-from stable_audio_tools.attribution.numerics import exact_float32
+from stable_audio_tools.attribution.features.extract import gradient_features
+from stable_audio_tools.attribution.gradients.numerics import exact_float32
+from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.errors import StoreError, UsageError
 from stable_audio_tools.runtime.files import atomic_path

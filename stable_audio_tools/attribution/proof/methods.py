@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.proof.kernels import Kernels
-from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA, damped_inverse, regularisation
+from stable_audio_tools.attribution.scoring.scores import DEFAULT_LAMBDA, damped_inverse, regularisation
 from stable_audio_tools.errors import UsageError
 
 ESTIMATORS = ("dtrak", "gradcos", "graddot")

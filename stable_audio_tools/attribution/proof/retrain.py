@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stable_audio_tools.attribution.task import LatentBatch
+from stable_audio_tools.attribution.gradients.task import LatentBatch
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.timesteps import DistributionShift, sample_timesteps
 from stable_audio_tools.errors import TrainingError

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stable_audio_tools.attribution.extract import latent_statistics
-from stable_audio_tools.attribution.task import LatentBatch
+from stable_audio_tools.attribution.features.extract import latent_statistics
+from stable_audio_tools.attribution.gradients.task import LatentBatch
 from stable_audio_tools.runtime.seeds import generator
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from stable_audio_tools.attribution.extract import source_dataset
+from stable_audio_tools.attribution.features.extract import source_dataset
+from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.proof.experiment import Experiment, ProofData, ProofSettings
 from stable_audio_tools.attribution.proof.kernels import FeaturePlan, joined, on_device, taken
 from stable_audio_tools.attribution.proof.methods import Method
 from stable_audio_tools.attribution.proof.report import proof_report, report_text, write_report
 from stable_audio_tools.attribution.proof.retrain import RetrainSettings
 from stable_audio_tools.attribution.queries import TrackSource, train_source
-from stable_audio_tools.attribution.scores import DEFAULT_LAMBDA
+from stable_audio_tools.attribution.scoring.scores import DEFAULT_LAMBDA
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
 from stable_audio_tools.data.dataset import make_loader
 from stable_audio_tools.data.sample import SampleKey
 from stable_audio_tools.errors import DataError

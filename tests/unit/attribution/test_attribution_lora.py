@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stable_audio_tools.attribution import extract as extract_module
-from stable_audio_tools.attribution.extract import ADAPTER_REGEX, NETWORK_PREFIX, gradient_features
-from stable_audio_tools.attribution.gradients import HookedGradients
+from stable_audio_tools.attribution.features import extract as extract_module
+from stable_audio_tools.attribution.features.extract import ADAPTER_REGEX, NETWORK_PREFIX, gradient_features
+from stable_audio_tools.attribution.features.store import FeatureStore
+from stable_audio_tools.attribution.gradients.rows import HookedGradients
 from stable_audio_tools.attribution.run import extract
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora
 from stable_audio_tools.models.adapters.peft_folder import save_adapter
 from stable_audio_tools.models.files import ModelFiles

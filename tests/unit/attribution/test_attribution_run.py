@@ -12,11 +12,11 @@ import pytest
 import torch
 from made_datasets import write_dataset
 
-from stable_audio_tools.attribution import extract as extract_module
+from stable_audio_tools.attribution.features import extract as extract_module
+from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.run import extract, run_attribution, score_stores
-from stable_audio_tools.attribution.scores import ScoreSettings
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.data.sidecars import write_sidecar
 from stable_audio_tools.errors import DataError, StoreError, UsageError
 from stable_audio_tools.schema.generation import ClipSidecar

@@ -13,12 +13,12 @@ import pytest
 import torch
 from made_datasets import write_dataset
 
-from stable_audio_tools.attribution.evidence import ReportSettings
-from stable_audio_tools.attribution.export import isrc
-from stable_audio_tools.attribution.parts import Measured, segment_rows, spread, timestep_rows
+from stable_audio_tools.attribution.evidence.gather import ReportSettings
+from stable_audio_tools.attribution.features.parts import Measured, segment_rows, spread, timestep_rows
 from stable_audio_tools.attribution.queries import query_source, train_source
+from stable_audio_tools.attribution.reports.export import isrc
 from stable_audio_tools.attribution.run import extract, run_attribution
-from stable_audio_tools.attribution.scores import ScoreSettings
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.errors import DataError, UsageError
@@ -136,7 +136,7 @@ def test_the_export_says_the_same_in_both_formats_and_fits_its_schema(
 def test_strange_names_and_missing_files_do_not_break_a_page(
     tiny_files, nasty_config, clips, tmp_path, monkeypatch
 ):
-    from stable_audio_tools.attribution import media
+    from stable_audio_tools.attribution.reports import media
     from stable_audio_tools.errors import AudioError
 
     real = media.probe

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.run import extract
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import ALONE, share_of
-from stable_audio_tools.attribution.store import FeatureStore
 from stable_audio_tools.errors import StoreError, UsageError
 from stable_audio_tools.inference.shares import Share
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.schema.reader import parse_model_config
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stable_audio_tools.attribution.extract import gradient_features
-from stable_audio_tools.attribution.gradients import DenseGradients
+from stable_audio_tools.attribution.features.extract import gradient_features
+from stable_audio_tools.attribution.gradients.rows import DenseGradients
+from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.proof.kernels import (
     FeaturePlan,
     Kernels,
@@ -16,9 +17,8 @@ from stable_audio_tools.attribution.proof.kernels import (
 )
 from stable_audio_tools.attribution.proof.methods import Method, Scorer
 from stable_audio_tools.attribution.proof.similarity import aligned_cosine, covariance_cosine, frame_cosine
-from stable_audio_tools.attribution.scores import regularised_scores
+from stable_audio_tools.attribution.scoring.scores import regularised_scores
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.task import DiffusionTask, LatentBatch
 from stable_audio_tools.errors import StoreError, UsageError
 
 

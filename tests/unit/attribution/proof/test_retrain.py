@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from stable_audio_tools.attribution.measurements import loss
+from stable_audio_tools.attribution.gradients.measurements import loss
+from stable_audio_tools.attribution.gradients.task import DiffusionTask
 from stable_audio_tools.attribution.proof.jobs import Results, run_jobs
 from stable_audio_tools.attribution.proof.retrain import Job, NetworkData, Retrainer, RetrainSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
-from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.errors import StoreError, TrainingError
 from stable_audio_tools.runtime.seeds import generator

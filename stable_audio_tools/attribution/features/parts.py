@@ -1,0 +1,158 @@
+"""Features of parts: of a clip at each timestep on its own, and of some seconds of a clip or a track.
+
+Parts are rows of stores like any other, so they are stamped, resumed and compared in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.attribution.features.extract import gradient_features, source_dataset
+from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
+from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
+from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
+from stable_audio_tools.attribution.queries import TrackSource
+from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.data.dataset import make_loader
+from stable_audio_tools.data.sample import SampleKey
+from stable_audio_tools.runtime.progress import track
+
+AVERAGES = ("loss", "mean-squared-l2-norm", "mean")
+"""Measurements that are means over time, so that a part of n_s of n frames counts n_s / n of the whole."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model and how it is measured: what every part needs."""
+
+    model: Any
+    settings: FeatureSettings
+    stamp: Stamp
+    batch_size: int = 8
+    num_workers: int = 0
+
+
+def prepared(
+    measured: Measured, source: TrackSource, rows: Sequence[int], task: DiffusionTask, what: str
+) -> Iterator[tuple[list[int], LatentBatch, tuple[Any, ...]]]:
+    """The tracks ``rows`` of ``source``, read and encoded as the extraction does, in batches."""
+    size = measured.batch_size
+    batches = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+    loader = make_loader(
+        source_dataset(measured.model, source, measured.settings),
+        [[SampleKey(row, 0) for row in batch] for batch in batches],
+        measured.num_workers if len(batches) > 1 else 0,
+    )
+    device = next(measured.model.model.parameters()).device
+    with exact_float32(measured.settings.precision == "float32"), repeatable(device):
+        for batch, (audio, infos) in zip(batches, track(loader, what, total=len(batches)), strict=True):
+            yield batch, task.prepare(audio, infos), infos
+
+
+def timestep_rows(measured: Measured, source: TrackSource, folder: Path) -> FeatureStore:
+    """One row per clip and timestep, row ``clip * K + k``; the K rows of a clip add up to its feature row."""
+    K = measured.settings.K
+    names = [f"{item.sample_id}#t{k}" for item in source.index for k in range(K)]
+    task = DiffusionTask(measured.model, measured.settings, stored=source.stored)
+    gradients = gradient_features(measured.model, measured.settings)
+    store = _create(measured, source, folder, names, gradients.dim, {"parts": "timesteps"})
+    missing = sorted({row // K for row in store.missing()})
+    for rows, batch, infos in prepared(measured, source, missing, task, "timesteps of clips"):
+        kept = _kept(infos).to(batch.latents.device)
+        features = torch.stack([gradients(batch, [passed]) for passed in task.passes], dim=1)  # (B, K, D)
+        features = (features * kept[:, None, None]).flatten(0, 1)
+        _write(store, [row * K + k for row in rows for k in range(K)], features)
+    return store
+
+
+def segment_rows(
+    measured: Measured, source: TrackSource, rows: Sequence[int], segments: int, timesteps: int, folder: Path
+) -> FeatureStore:
+    """``segments`` rows per track of ``rows``, each measured over its own stretch of the latents.
+
+    Of a measurement that is a mean over time the rows of a track add up to what the whole track gives at the
+    same timesteps. ``timesteps`` of the K are used, spread evenly.
+    """
+    names = [f"{source.index[row].sample_id}#s{s}" for row in rows for s in range(segments)]
+    task = DiffusionTask(measured.model, measured.settings, stored=source.stored)
+    gradients = gradient_features(measured.model, measured.settings)
+    stamp = {"parts": f"{segments} segments at {timesteps} timesteps", "rows": names}
+    store = _create(measured, source, folder, names, gradients.dim, stamp)
+    missing = sorted({row // segments for row in store.missing()})
+    passes = [task.passes[k] for k in spread(measured.settings.K, timesteps)]
+    one = Measured(measured.model, measured.settings, measured.stamp, 1, measured.num_workers)
+    wanted = prepared(one, source, [rows[place] for place in missing], task, "segments")
+    for place, (_, batch, infos) in zip(missing, wanted, strict=True):
+        pieces, weights = split(batch, segments, measured.settings.f)
+        features = torch.cat(
+            [
+                gradients(pieces[s : s + measured.batch_size], passes)
+                for s in range(0, segments, measured.batch_size)
+            ]
+        )
+        features = features * weights[:, None] * _kept(infos).to(features.device)
+        _write(store, [place * segments + s for s in range(segments)], features)
+    return store
+
+
+def spread(K: int, count: int) -> list[int]:
+    """``count`` of K timesteps, evenly spread; all where there are no more."""
+    return list(range(K)) if count >= K else [(2 * i + 1) * K // (2 * count) for i in range(count)]
+
+
+def split(batch: LatentBatch, segments: int, f: str) -> tuple[LatentBatch, Tensor]:
+    """A batch of one as ``segments`` copies, each measured over its own stretch, and what each weighs."""
+    sounding = batch.mask[0, 0] > 0
+    count = int(sounding.sum())
+    ends = [s * count // segments for s in range(segments + 1)]
+    place = sounding.cumsum(0) - 1
+    masks = torch.stack([sounding & (place >= a) & (place < b) for a, b in pairwise(ends)])
+    mask = masks[:, None].to(batch.mask.dtype)
+    weights = masks.sum(1) / max(count, 1) if f in AVERAGES else masks.any(1).float()
+    pieces = LatentBatch(
+        batch.sample_ids * segments,
+        batch.latents.expand(segments, -1, -1),
+        mask,
+        {
+            key: (value.expand(segments, *value.shape[1:]), known.expand(segments, *known.shape[1:]))
+            for key, (value, known) in batch.conditioning.items()
+        },
+    )
+    return pieces, weights
+
+
+def _create(
+    measured: Measured, source: TrackSource, folder: Path, names: list[str], dim: int, stamp: Stamp
+) -> FeatureStore:
+    return FeatureStore.create(
+        folder,
+        sample_ids=names,
+        dim=dim,
+        latent_dim=1,
+        stamp={
+            **measured.stamp,
+            "index": source.stamp(),
+            "settings": measured.settings.comparable(),
+            "crops": measured.settings.crops(),
+            **stamp,
+        },
+        dtype=measured.settings.store_dtype,
+        info={"settings": measured.settings.to_dict()},
+    )
+
+
+def _write(store: FeatureStore, rows: list[int], features: Tensor) -> None:
+    store.write(
+        rows, features, torch.zeros(len(rows), 1), [{"sample_id": store.sample_ids[row]} for row in rows]
+    )
+
+
+def _kept(infos: Sequence[Any]) -> Tensor:
+    return torch.tensor([float("replaced" not in info) for info in infos])

@@ -1,0 +1,1 @@
+"""What a reader gets: pages for each clip, their index, and the export for rights databases."""

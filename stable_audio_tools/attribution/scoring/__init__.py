@@ -1,0 +1,1 @@
+"""From features to scores: kernels, baselines, ranked tracks and groups of tracks."""
