@@ -215,12 +215,11 @@ def verdicts(
 def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: ReportSettings) -> None:
     parts = timestep_rows(asked.measured, asked.query_source, asked.folder / "query_timesteps")
     K = asked.measured.settings.K
-    unit = max(1, asked.measured.settings.proj_rank) if asked.measured.settings.mode == "hooked" else 1
     seed = asked.measured.settings.seed
     for start in track(range(0, len(evidence.clips), _CLIPS_AT_ONCE), "intervals"):
         clips = range(start, min(start + _CLIPS_AT_ONCE, len(evidence.clips)))
         rows = slice(clips.start * K, clips.stop * K)
-        scores = space.scores(space.cross(parts, BLOCKS, unit, rows)).unflatten(1, (len(clips), K))
+        scores = space.scores(space.cross(parts, BLOCKS, rows=rows)).unflatten(1, (len(clips), K))
         evidence.resampled += [
             resample(
                 scores[:, place],

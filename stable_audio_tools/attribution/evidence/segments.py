@@ -58,7 +58,7 @@ def segment_scores(
         window_seconds: what the model takes.
     """
     clip_cross, track_cross = space.cross(clips)[0], space.cross(tracks)[0]
-    clip_rows, track_rows = clips.features(), tracks.features()
+    clip_rows, track_rows = space.rows(clips), space.rows(tracks)
     found = {}
     for (clip, track), (clip_record, track_record) in pairs.items():
         own = slice(clip * segments, (clip + 1) * segments)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
+from stable_audio_tools.attribution.gradients.measurements import measurement_names
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable, worth_compiling
 from stable_audio_tools.attribution.gradients.rows import DenseGradients, GradientFeatures, HookedGradients
 from stable_audio_tools.attribution.gradients.task import DiffusionTask
@@ -63,7 +64,12 @@ def gradient_features(
     regex = settings.param_regex
     if regex is None and adapted_layers(network):
         regex = ADAPTER_REGEX
-    common: dict[str, Any] = {"seed": settings.seed, "param_regex": regex, "prefix": NETWORK_PREFIX}
+    common: dict[str, Any] = {
+        "measurements": len(measurement_names(settings.f)),
+        "seed": settings.seed,
+        "param_regex": regex,
+        "prefix": NETWORK_PREFIX,
+    }
     if settings.mode == "dense":
         return DenseGradients(network, dim=settings.proj_dim, **common)
     return HookedGradients(network, rank=settings.proj_rank, compiled_batch=compiled_batch, **common)

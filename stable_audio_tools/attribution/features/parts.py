@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stable_audio_tools.attribution.features.extract import gradient_features, source_dataset
 from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
+from stable_audio_tools.attribution.gradients.measurements import measurement_names
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
 from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.queries import TrackSource
@@ -91,13 +92,14 @@ def segment_rows(
     wanted = prepared(one, source, [rows[place] for place in missing], task, "segments")
     for place, (_, batch, infos) in zip(missing, wanted, strict=True):
         pieces, weights = split(batch, segments, measured.settings.f)
+        weights = weights.repeat_interleave(gradients.dim // weights.shape[1], dim=1)
         features = torch.cat(
             [
                 gradients(pieces[s : s + measured.batch_size], passes)
                 for s in range(0, segments, measured.batch_size)
             ]
         )
-        features = features * weights[:, None] * _kept(infos).to(features.device)
+        features = features * weights * _kept(infos).to(features.device)
         _write(store, [place * segments + s for s in range(segments)], features)
     return store
 
@@ -108,14 +110,18 @@ def spread(K: int, count: int) -> list[int]:
 
 
 def split(batch: LatentBatch, segments: int, f: str) -> tuple[LatentBatch, Tensor]:
-    """A batch of one as ``segments`` copies, each measured over its own stretch, and what each weighs."""
+    """A batch of one as ``segments`` copies, each measured over its own stretch, and what each weighs.
+
+    The weights are (segments, M), by measurement.
+    """
     sounding = batch.mask[0, 0] > 0
     count = int(sounding.sum())
     ends = [s * count // segments for s in range(segments + 1)]
     place = sounding.cumsum(0) - 1
     masks = torch.stack([sounding & (place >= a) & (place < b) for a, b in pairwise(ends)])
     mask = masks[:, None].to(batch.mask.dtype)
-    weights = masks.sum(1) / max(count, 1) if f in AVERAGES else masks.any(1).float()
+    shares, sounds = masks.sum(1) / max(count, 1), masks.any(1).float()
+    weights = torch.stack([shares if name in AVERAGES else sounds for name in measurement_names(f)], dim=1)
     pieces = LatentBatch(
         batch.sample_ids * segments,
         batch.latents.expand(segments, -1, -1),

@@ -18,6 +18,7 @@ are in a file of its own, ``tracks-<i>-of-<n>.jsonl``; whoever finds all rows do
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -52,6 +53,7 @@ class FeatureStore:
         self._features = np.load(folder / "features.npy", mmap_mode="r")
         self._scales = np.load(folder / "scales.npy", mmap_mode="r")
         self._latents = np.load(folder / "latents.npy", mmap_mode="r")
+        self._weights: np.ndarray[Any, Any] | None = None
 
     @classmethod
     def create(
@@ -219,15 +221,24 @@ class FeatureStore:
         ids = self.sample_ids
         return [found.get(row, {"row": row, "sample_id": ids[row]}) for row in range(len(self))]
 
+    def weighted(self, weights: Tensor) -> FeatureStore:
+        """The same store, of which each column is read times its weight, (D,)."""
+        weighted = copy.copy(self)
+        weighted._weights = weights.double().numpy()
+        return weighted
+
     def features(self, columns: slice = slice(None)) -> Tensor:
         """Columns of all rows, (N, d) float64."""
         values = np.asarray(self._features[:, columns], dtype=np.float64)
-        return torch.from_numpy(values * np.asarray(self._scales, dtype=np.float64)[:, None])
+        values = values * np.asarray(self._scales, dtype=np.float64)[:, None]
+        return torch.from_numpy(values if self._weights is None else values * self._weights[columns])
 
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
         """Some rows and columns, (n, d) float32, in memory of their own."""
         values = np.array(self._features[rows, columns], dtype=np.float32)
         values *= np.asarray(self._scales[rows])[:, None]
+        if self._weights is not None:
+            values *= self._weights[columns].astype(np.float32)
         return torch.from_numpy(values)
 
     def latents(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The number of a sample's network output whose gradient becomes its feature.
+"""The numbers of a sample's network output whose gradients become its features.
 
 TRAK differentiates the training loss (Park et al. 2023); D-TRAK found that other functions of the output
 give better attributions for diffusion models (Zheng et al. 2024, table 1). All of them take
@@ -7,13 +7,18 @@ give better attributions for diffusion models (Zheng et al. 2024, table 1). All 
 
 and give one number per sample, (B,), which no other sample of the batch and no padded frame can change.
 Averages are over the unpadded elements of the sample, so that a short clip weighs like a long one.
+
+Several, joined by ``+``, are measured on one forward pass; their gradients lie beside each other in a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+
+from stable_audio_tools.errors import UsageError
 
 Measurement = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -68,3 +73,23 @@ MEASUREMENTS: dict[str, Measurement] = {
     "l2-norm": l2_norm,
     "linf-norm": linf_norm,
 }
+
+
+def measurement_names(f: str) -> list[str]:
+    """The measurements that ``f`` names, joined by ``+``.
+
+    Raises:
+        UsageError: one is unknown, or named twice.
+    """
+    names = f.split("+")
+    for name in names:
+        if name not in MEASUREMENTS:
+            raise UsageError(f"unknown f {name!r}; known: {', '.join(MEASUREMENTS)}, or several joined by +")
+    if len(set(names)) < len(names):
+        raise UsageError(f"f {f!r} names a measurement twice")
+    return names
+
+
+def measure(f: str, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """What ``f`` names, of every sample: (B, M)."""
+    return torch.stack([MEASUREMENTS[name](output, target, mask) for name in measurement_names(f)], dim=1)

@@ -26,18 +26,19 @@ Waiting = tuple[MatrixSketch, Tensor, Tensor]
 
 
 class PendingProducts:
-    """Collects the sides of layers and adds their products to the features.
+    """Collects the sides of layers and adds their products to features.
 
     Args:
-        features: (B, D) float32, added to.
         spans: the columns of each layer by name.
         places: where :meth:`flush` keeps what it finds out about the order of layers, for the next time.
+
+    Attributes:
+        features: (B, D) float32, what is added to; whoever begins a backward pass sets it.
     """
 
-    def __init__(
-        self, features: Tensor, spans: Mapping[str, slice], places: dict[tuple[str, ...], Tensor]
-    ) -> None:
-        self._features = features
+    features: Tensor
+
+    def __init__(self, spans: Mapping[str, slice], places: dict[tuple[str, ...], Tensor]) -> None:
         self._spans = spans
         self._places = places
         self._waiting: dict[int, list[Waiting]] = {}
@@ -61,7 +62,7 @@ class PendingProducts:
             products = torch.cat([_multiply_group(group) for group in groups.values()], dim=1)
             names = [layer.name for group in groups.values() for layer, _, _ in group]
             # A gather, and no scattered addition: that would be slow where it has to be repeatable.
-            self._features += F.pad(products, (0, 1)).index_select(1, self._place(names))
+            self.features += F.pad(products, (0, 1)).index_select(1, self._place(names))
         self._waiting.clear()
         self._calls.clear()
         self._numbers = 0
@@ -71,9 +72,9 @@ class PendingProducts:
         key = tuple(names)
         if key not in self._places:
             columns = torch.cat([torch.arange(self._spans[n].start, self._spans[n].stop) for n in names])
-            place = torch.full((self._features.shape[1],), len(columns))
+            place = torch.full((self.features.shape[1],), len(columns))
             place[columns] = torch.arange(len(columns))
-            self._places[key] = place.to(self._features.device)
+            self._places[key] = place.to(self.features.device)
         return self._places[key]
 
 

@@ -1,7 +1,8 @@
 """Per-sample gradients of a network, projected as they are made, or whole as a reference.
 
 Both are called with a batch and a list of measured passes, and return one feature row per sample (B, D):
-the sum over the passes of that sample's projected gradient.
+the sum over the passes of that sample's projected gradient. Where a pass measures several numbers, each has
+a backward pass of its own through the same forward pass, and a row holds their gradients beside each other.
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ class Batch(Protocol):
 B = TypeVar("B", bound=Batch)
 
 MeasuredPass = Callable[[B], Tensor]
-"""One forward pass of a batch, measured: (B,) numbers, each depending on its own sample only."""
+"""One forward pass of a batch, measured: (B,) or (B, M) numbers, each depending on its own sample only."""
+
+RANKS = (16, 32, 64)
+ENOUGH = 50_000
+"""Numbers of a row from which inner products are as good as those of whole gradients, as far as retrained
+models can tell (docs/results.md); the smallest of the ranks that gives as many is taken."""
 
 
 class GradientFeatures(Protocol):
@@ -63,7 +69,9 @@ class HookedGradients:
 
     Args:
         network: where the layers are.
-        rank: each side of a layer's gradient is projected to this width; 0 keeps gradients whole.
+        rank: each side of a layer's gradient is projected to this width; 0 keeps gradients whole, None takes
+            the smallest of :data:`RANKS` that gives :data:`ENOUGH` numbers.
+        measurements: how many numbers a pass measures.
         seed: seed of the projections.
         param_regex: searched in parameter names; None takes every parameter of a layer kind that is handled.
         prefix: put before the names inside ``network``, so that they read as keys of the whole state dict.
@@ -80,7 +88,8 @@ class HookedGradients:
         self,
         network: nn.Module,
         *,
-        rank: int = 16,
+        rank: int | None = None,
+        measurements: int = 1,
         seed: int = 0,
         param_regex: str | None = None,
         prefix: str = "",
@@ -89,15 +98,13 @@ class HookedGradients:
     ) -> None:
         self.network = network
         selected, self.left_out = _select_by_module(network, param_regex, prefix)
-        self.layers = [
-            SKETCHES[type(module)](name, module, frozenset(parameters), rank, seed)
-            for name, module, parameters in selected
-        ]
+        self.layers = _sketches(selected, rank, seed)
+        self.measurements = measurements
         ends = torch.tensor([layer.dim for layer in self.layers]).cumsum(0).tolist()
         self.spans = {
             layer.name: slice(end - layer.dim, end) for layer, end in zip(self.layers, ends, strict=True)
         }
-        self.dim: int = ends[-1]
+        self.dim: int = measurements * ends[-1]
         self._explicit = param_regex is not None
         self._dtypes: dict[str, tuple[torch.dtype, torch.dtype]] = {}
         self._odd: set[str] = set()
@@ -132,26 +139,34 @@ class HookedGradients:
         return self._run(batch, passes, None)
 
     def _run(self, batch: Any, passes: Sequence[MeasuredPass[Any]], blocks: TappedBlocks | None) -> Tensor:
-        features = torch.zeros(len(batch), self.dim, device=next(self.network.parameters()).device)
-        pending = PendingProducts(features, self.spans, self._places)
+        shape = self.measurements, len(batch), self.dim // self.measurements
+        features = torch.zeros(shape, device=next(self.network.parameters()).device)
+        pending = PendingProducts(self.spans, self._places)
         tapped = set() if blocks is None else {layer.name for layer in blocks.layers}
-        hooks = _Hooks(features, self.spans, pending, self._dtypes, self._odd)
+        hooks = _Hooks(len(batch), self.spans, pending, self._dtypes, self._odd)
         with _frozen(self.network), torch.enable_grad(), ExitStack() as stack:
             for layer in self.layers:
                 if layer.name not in tapped:
                     stack.callback(layer.module.register_forward_pre_hook(hooks.cast_once(layer)).remove)
                     stack.callback(layer.module.register_forward_hook(hooks.forward(layer)).remove)
-            slots = None if blocks is None else stack.enter_context(blocks.active(len(batch), self._dtypes))
+            slots = None
+            if blocks is not None:
+                slots = stack.enter_context(blocks.active(len(batch), self._dtypes, self.measurements))
             for measured in passes:
                 if slots is not None:
                     slots.arm()
-                measured(batch).sum().backward()
-                pending.flush()
+                numbers = measured(batch).reshape(len(batch), self.measurements).sum(0)
+                for m, number in enumerate(numbers):
+                    pending.features = features[m]
+                    number.backward(retain_graph=m + 1 < self.measurements)
+                    pending.flush()
+                    if slots is not None:
+                        slots.collect(m)
         if slots is not None:
             for layer, rows in slots.gradients():
-                features[:, self.spans[layer.name]] += rows
+                features[..., self.spans[layer.name]] += rows
         self._report_silent_layers()
-        return features
+        return features.transpose(0, 1).flatten(1)
 
     def _report_silent_layers(self) -> None:
         """Layers never called: unused, or their weight is read past the module, which no hook sees."""
@@ -169,18 +184,18 @@ class HookedGradients:
 
 
 class _Hooks:
-    """The hooks of one batch, whose gradients go into ``features`` (B, D)."""
+    """The hooks of one batch of ``size`` samples, whose gradients go where those of ``pending`` do."""
 
     def __init__(
         self,
-        features: Tensor,
+        size: int,
         spans: dict[str, slice],
         pending: PendingProducts,
         dtypes: dict[str, tuple[torch.dtype, torch.dtype]],
         odd: set[str],
     ) -> None:
         self.odd = odd
-        self.features = features
+        self.size = size
         self.spans = spans
         self.pending = pending
         self.dtypes = dtypes
@@ -197,8 +212,7 @@ class _Hooks:
 
     def forward(self, layer: LayerSketch) -> Callable[..., None]:
         """A hook that keeps the projected input and puts a hook on the output."""
-        size = len(self.features)
-        target = self.features[:, self.spans[layer.name]]
+        size, span = self.size, self.spans[layer.name]
 
         def forward_hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             rows = output.shape[0]
@@ -217,7 +231,7 @@ class _Hooks:
                 if isinstance(layer, MatrixSketch):
                     self.pending.add(layer, captured, layer.project(gradient))
                 else:
-                    target.add_(layer.contribute(captured, gradient))
+                    self.pending.features[:, span].add_(layer.contribute(captured, gradient))
 
             # A layer with nothing trainable before it starts the graph here.
             if not output.requires_grad:
@@ -232,7 +246,8 @@ class DenseGradients:
 
     Args:
         network: where the parameters are.
-        dim: length of a feature row; 0 keeps the gradient whole.
+        dim: length of a gradient in a feature row; 0 keeps it whole.
+        measurements: how many numbers a pass measures.
         seed: seed of the projection.
         param_regex: searched in parameter names; None takes every trainable parameter.
         prefix: put before the names inside ``network``.
@@ -243,6 +258,7 @@ class DenseGradients:
         network: nn.Module,
         *,
         dim: int = 16384,
+        measurements: int = 1,
         seed: int = 0,
         param_regex: str | None = None,
         prefix: str = "",
@@ -252,7 +268,8 @@ class DenseGradients:
         self.left_out: list[str] = []
         size = sum(parameter.numel() for parameter in self.parameters.values())
         self.projection = BlockProjection(size, dim, "attribution-dense-projection", seed)
-        self.dim = self.projection.dim
+        self.measurements = measurements
+        self.dim = measurements * self.projection.dim
 
     def __call__(self, batch: B, passes: Sequence[MeasuredPass[B]]) -> Tensor:
         parameters = list(self.parameters.values())
@@ -262,12 +279,15 @@ class DenseGradients:
                 parameter.requires_grad_(True)
             for i in range(len(batch)):
                 sample = batch[i : i + 1]
-                row = torch.zeros(self.projection.size, device=parameters[0].device)
+                row = torch.zeros(self.measurements, self.projection.size, device=parameters[0].device)
                 for measured in passes:
-                    grads = torch.autograd.grad(measured(sample).sum(), parameters, materialize_grads=True)
-                    row += torch.cat([grad.flatten().float() for grad in grads])
-                rows.append(row)
-        return self.projection(torch.stack(rows))
+                    for m, number in enumerate(measured(sample).reshape(self.measurements)):
+                        grads = torch.autograd.grad(
+                            number, parameters, retain_graph=True, materialize_grads=True
+                        )
+                        row[m] += torch.cat([grad.flatten().float() for grad in grads])
+                rows.append(self.projection(row).flatten())
+        return torch.stack(rows)
 
 
 @contextmanager
@@ -280,6 +300,20 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter, required in before.items():
             parameter.requires_grad_(required)
+
+
+def _sketches(
+    selected: Sequence[tuple[str, nn.Module, set[str]]], rank: int | None, seed: int
+) -> list[LayerSketch]:
+    """The selected layers at ``rank``, or at the smallest rank that is enough."""
+    for tried in RANKS if rank is None else (rank,):
+        layers: list[LayerSketch] = [
+            SKETCHES[type(module)](name, module, frozenset(parameters), tried, seed)
+            for name, module, parameters in selected
+        ]
+        if sum(layer.dim for layer in layers) >= ENOUGH:
+            break
+    return layers
 
 
 def _matching(network: nn.Module, param_regex: str | None, prefix: str) -> list[tuple[str, nn.Parameter]]:

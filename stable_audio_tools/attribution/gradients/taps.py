@@ -12,7 +12,7 @@ Shapes: ``B`` samples, ``S`` positions, ``o`` and ``i`` projected widths, ``r`` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -139,6 +139,13 @@ def is_compiler_error(error: RuntimeError) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
+def _keeping_buffers() -> AbstractContextManager[Any]:
+    """Let compiled backward passes leave what the forward pass kept, so that another can follow."""
+    import torch._functorch.config as config
+
+    return cast("AbstractContextManager[Any]", config.patch(donated_buffer=False))
+
+
 def can_tap(layer: LayerSketch) -> bool:
     """Whether there is a tap for what is selected of this layer."""
     if isinstance(layer, LinearSketch):
@@ -179,38 +186,42 @@ class TappedBlocks:
         ]
 
     @contextmanager
-    def active(self, size: int, dtypes: Mapping[str, tuple[torch.dtype, torch.dtype]]) -> Iterator[TapSlots]:
+    def active(
+        self, size: int, dtypes: Mapping[str, tuple[torch.dtype, torch.dtype]], measurements: int = 1
+    ) -> Iterator[TapSlots]:
         """The blocks run compiled, for batches of ``size``, while the block lasts.
 
         Args:
             dtypes: what each layer's inputs and output gradients are multiplied in, by name.
+            measurements: how many backward passes go through one forward pass.
         """
-        slots = TapSlots(self.layers, size)
-        try:
-            for layer in self.layers:
-                module: Any = layer.module
-                if isinstance(layer, LinearSketch):
-                    in_dtype, out_dtype = dtypes.get(layer.name, (torch.float32, torch.float32))
-                    module.in_projection = layer.input_projection(in_dtype)
-                    module.out_projection = layer.projection("out", out_dtype)
-                    module.bias_row = layer.bias_row
-                else:
-                    module.has_bias = len(layer.parameters) == 2
-                module.__class__ = _TAPPED[type(module)]
-            for block, compiled in zip(self.blocks, self._compiled, strict=True):
-                block._compiled_call_impl = compiled
-            yield slots
-        finally:
-            for block in self.blocks:
-                block.__dict__.pop("_compiled_call_impl", None)
-            for layer in self.layers:
-                _untap(layer.module)
+        slots = TapSlots(self.layers, size, measurements)
+        with _keeping_buffers() if measurements > 1 else nullcontext():
+            try:
+                for layer in self.layers:
+                    module: Any = layer.module
+                    if isinstance(layer, LinearSketch):
+                        in_dtype, out_dtype = dtypes.get(layer.name, (torch.float32, torch.float32))
+                        module.in_projection = layer.input_projection(in_dtype)
+                        module.out_projection = layer.projection("out", out_dtype)
+                        module.bias_row = layer.bias_row
+                    else:
+                        module.has_bias = len(layer.parameters) == 2
+                    module.__class__ = _TAPPED[type(module)]
+                for block, compiled in zip(self.blocks, self._compiled, strict=True):
+                    block._compiled_call_impl = compiled
+                yield slots
+            finally:
+                for block in self.blocks:
+                    block.__dict__.pop("_compiled_call_impl", None)
+                for layer in self.layers:
+                    _untap(layer.module)
 
 
 class TapSlots:
     """Where the taps of one batch leave their gradients."""
 
-    def __init__(self, layers: Sequence[LayerSketch], size: int) -> None:
+    def __init__(self, layers: Sequence[LayerSketch], size: int, measurements: int = 1) -> None:
         self._layers = layers
         self._widths = [
             layer.dim if isinstance(layer, LinearSketch) else sum(map(len, layer.projections.values()))
@@ -218,18 +229,25 @@ class TapSlots:
         ]
         device = next(iter(layers[0].projections.values())).device
         self._leaf = torch.zeros(size, sum(self._widths), device=device, requires_grad=True)
+        self._sums = torch.zeros(measurements, *self._leaf.shape, device=device)
 
     def arm(self) -> None:
-        """Give every tap its slot for one pass; gradients of passes add up."""
+        """Give every tap its slot for one forward pass."""
         for layer, slot in zip(self._layers, self._leaf.split(self._widths, dim=1), strict=True):
             cast("Any", layer.module).slot = slot
 
+    def collect(self, measurement: int) -> None:
+        """Add what a backward pass has left here to the gradients of its measurement."""
+        if self._leaf.grad is not None:
+            self._sums[measurement] += self._leaf.grad
+            self._leaf.grad = None
+
     def gradients(self) -> Iterator[tuple[LayerSketch, Tensor]]:
-        """Each layer with its projected gradients (B, dim), summed over the passes."""
-        if self._leaf.grad is None:
-            return
-        for layer, rows in zip(self._layers, self._leaf.grad.split(self._widths, dim=1), strict=True):
-            yield layer, layer.project_vectors(rows) if isinstance(layer, NormSketch) else rows
+        """Each layer with its projected gradients (M, B, dim), summed over the passes."""
+        for layer, rows in zip(self._layers, self._sums.split(self._widths, dim=2), strict=True):
+            if isinstance(layer, NormSketch):
+                rows = layer.project_vectors(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+            yield layer, rows
 
 
 def _untap(module: Any) -> None:

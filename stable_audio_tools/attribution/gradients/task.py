@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.gradients.measurements import MEASUREMENTS
+from stable_audio_tools.attribution.gradients.measurements import measure
 from stable_audio_tools.attribution.gradients.schedule import timesteps
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.data.latent_files import latent_mask
@@ -66,7 +66,6 @@ class DiffusionTask:
         self.settings = settings
         self.objective = get_objective(model.diffusion_objective)
         self.times = timesteps(settings.t_strategy, settings.K, settings.num_train_steps)
-        self.measurement = MEASUREMENTS[settings.f]
         self.passes = [self._pass(k) for k in range(settings.K)]
 
     def prepare(self, audio: Tensor, infos: Sequence[Mapping[str, Any]]) -> LatentBatch:
@@ -116,7 +115,7 @@ class DiffusionTask:
         return lambda batch: self.measure(batch, k)
 
     def measure(self, batch: LatentBatch, k: int) -> Tensor:
-        """The measurement of each sample at timestep k, (B,) float32."""
+        """The measurements of each sample at timestep k, (B, M) float32."""
         latents = batch.latents
         t = torch.full((len(batch),), self.times[k], device=latents.device)
         noise = self._noise(batch, k)
@@ -126,7 +125,8 @@ class DiffusionTask:
         self._drop_guidance(inputs, batch, k)
         with self._autocast(latents.device):
             output = self.model.model(self.objective.add_noise(latents, noise, t), t, **inputs)
-        return self.measurement(output.float(), self.objective.target(latents, noise, t), batch.mask)
+        target = self.objective.target(latents, noise, t)
+        return measure(self.settings.f, output.float(), target, batch.mask)
 
     def _noise(self, batch: LatentBatch, k: int) -> Tensor:
         """Noise of pass k: one draw for everyone, or one per sample; never one per place in the batch."""

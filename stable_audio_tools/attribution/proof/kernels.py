@@ -5,7 +5,7 @@ Shapes: N tracks, Q queries, D features, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stable_audio_tools.attribution.features.extract import gradient_features
+from stable_audio_tools.attribution.gradients.measurements import measure, measurement_names
 from stable_audio_tools.attribution.gradients.numerics import exact_float32
 from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.settings import FeatureSettings
@@ -43,7 +44,8 @@ class FeaturePlan:
     @property
     def passes(self) -> int:
         """Passes over every track, whole gradients counted twice."""
-        return len(self.e_seeds) * self.settings.K * (1 + self.whole)
+        names = measurement_names(self.settings.f)
+        return len(self.e_seeds) * self.settings.K * len(names) * (1 + self.whole)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,25 @@ class Kernels:
         product = product.cpu()
         n = len(tracks)
         return cls(product[:n, :n], product[n:, :n], product.diagonal()[n:].clone())
+
+    def over_spread(self) -> Kernels:
+        """Of rows over their root mean square distance from the mean row of the tracks."""
+        spread = (self.tracks.diagonal().mean() - self.tracks.mean()).clamp(
+            min=torch.finfo(torch.float64).tiny
+        )
+        return Kernels(self.tracks / spread, self.cross / spread, self.own / spread)
+
+    @staticmethod
+    def beside(parts: Sequence[Kernels]) -> Kernels:
+        """Of rows that lie beside each other, each measurement with the same say, as in a shipped store."""
+        if len(parts) == 1:
+            return parts[0]
+        evened = [part.over_spread() for part in parts]
+        return Kernels(
+            torch.stack([part.tracks for part in evened]).sum(0),
+            torch.stack([part.cross for part in evened]).sum(0),
+            torch.stack([part.own for part in evened]).sum(0),
+        )
 
     def save(self, path: Path) -> None:
         """One file; of the symmetric part one half."""
@@ -106,9 +127,18 @@ def kernels_of(
     model: Any, tracks: LatentBatch, queries: LatentBatch, plan: FeaturePlan, batch_size: int = 64
 ) -> Kernels:
     """Inner products of the gradients of ``model`` that ``plan`` names."""
-    rows = whole_gradients if plan.whole else projected_gradients
-    found = [rows(model, batch, plan, batch_size) for batch in (tracks, queries)]
-    return Kernels.of(*found)
+    names = measurement_names(plan.settings.f)
+    if not plan.whole:
+        rows = [projected_gradients(model, batch, plan, batch_size) for batch in (tracks, queries)]
+        parts = [both.unflatten(1, (len(names), -1)).unbind(1) for both in rows]
+        return Kernels.beside([Kernels.of(*pair) for pair in zip(*parts, strict=True)])
+    found = []
+    for name in names:
+        alone = replace(plan, settings=replace(plan.settings, f=name))
+        found.append(
+            Kernels.of(*(whole_gradients(model, batch, alone, batch_size) for batch in (tracks, queries)))
+        )
+    return Kernels.beside(found)
 
 
 def projected_gradients(model: Any, batch: LatentBatch, plan: FeaturePlan, batch_size: int) -> Tensor:
@@ -125,7 +155,7 @@ def projected_gradients(model: Any, batch: LatentBatch, plan: FeaturePlan, batch
 
 
 def whole_gradients(model: Any, batch: LatentBatch, plan: FeaturePlan, batch_size: int) -> Tensor:
-    """Whole gradients (n, P), many samples at a time: what ``DenseGradients`` makes one by one.
+    """Whole gradients (n, P) of one measurement, many samples at a time: ``DenseGradients`` makes one by one.
 
     Raises:
         UsageError: the noise is per track, or guidance is dropped, which this reference does not draw.
@@ -147,7 +177,7 @@ def whole_gradients(model: Any, batch: LatentBatch, plan: FeaturePlan, batch_siz
         x_t = task.objective.add_noise(latents[None], noise[None], t)
         output = functional_call(network, parameters, (x_t, t), one)
         target = task.objective.target(latents[None], noise[None], t)
-        return task.measurement(output.float(), target, mask[None])[0]
+        return measure(settings.f, output.float(), target, mask[None])[0, 0]
 
     each = vmap(grad(measured), in_dims=(None, 0, 0, 0, None, None))
     with exact_float32(), sdpa_kernel(SDPBackend.MATH):

@@ -22,6 +22,7 @@ class Method:
     Attributes:
         name: what tables call it.
         plans: names of feature plans; scores over several are averaged, each query's to the same spread.
+        beside: instead, rows of the plans are put beside each other, as a store of several measurements does.
         estimator: ``dtrak`` (also that of TRAK), ``gradcos`` or ``graddot``.
         square: whether scores are squared at the end, for measurements whose sign means nothing.
         lambda_scale: regularisation of ``dtrak``, relative to the mean eigenvalue.
@@ -34,6 +35,7 @@ class Method:
     square: bool = False
     lambda_scale: float = DEFAULT_LAMBDA
     parts: tuple[Method, ...] = ()
+    beside: bool = False
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -53,7 +55,7 @@ class Scorer:
 
     def __init__(self, kernels: Mapping[str, Kernels]) -> None:
         self.kernels = kernels
-        self._spectra: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._spectra: dict[tuple[str, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def can(self, method: Method) -> bool:
         """Whether all its plans are there."""
@@ -61,22 +63,23 @@ class Scorer:
 
     def scores(self, method: Method) -> Tensor:
         """Scores (Q, N), float64."""
-        singles = [self._single(plan, method) for plan in method.plans]
+        rows = [method.plans] if method.beside else [(plan,) for plan in method.plans]
+        singles = [self._single(plans, method) for plans in rows]
         singles += [self.scores(part) for part in method.parts]
         found = singles[0] if len(singles) == 1 else sum(map(_even, singles), torch.zeros(()))
         return found**2 if method.square else found
 
-    def _single(self, plan: str, method: Method) -> Tensor:
-        held = self.kernels[plan]
+    def _single(self, plans: tuple[str, ...], method: Method) -> Tensor:
+        held = Kernels.beside([self.kernels[plan] for plan in plans])
         if method.estimator == "graddot":
             return held.cross
         if method.estimator == "gradcos":
             lengths = held.own.clamp(min=0).sqrt()[:, None] * held.tracks.diagonal().clamp(min=0).sqrt()[None]
             return held.cross / lengths.clamp(min=torch.finfo(torch.float64).tiny)
-        if plan not in self._spectra:
+        if plans not in self._spectra:
             values, vectors = torch.linalg.eigh(held.tracks)
-            self._spectra[plan] = values, vectors, held.cross @ vectors
-        values, vectors, projected = self._spectra[plan]
+            self._spectra[plans] = values, vectors, held.cross @ vectors
+        values, vectors, projected = self._spectra[plans]
         inverse = damped_inverse(values, regularisation(values, method.lambda_scale))
         return (projected * inverse) @ vectors.T
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.features.store import FeatureStore
+from stable_audio_tools.attribution.scoring.balance import balanced, column_weights
 from stable_audio_tools.attribution.scoring.scores import ScoreSettings, damped_inverse, regularisation
 
 LINEAR_METHODS = ("dtrak", "trak")
@@ -22,6 +23,9 @@ LINEAR_METHODS = ("dtrak", "trak")
 
 COLUMNS_AT_ONCE = 4096
 """Feature columns held in float64 at a time: 160 MB for 5,000 tracks."""
+
+UNIT = 16
+"""Columns that stay together where columns are dealt to blocks."""
 
 MOST_TRACKS = 20_000
 """Above it the (N, N) inverse, 3.2 GB in float64, is not made."""
@@ -44,7 +48,8 @@ class SampleSpace:
         settings: ScoreSettings,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._train = train
+        (self._train,) = balanced(train)
+        self._weights = column_weights(train)
         # float64 is missing on Apple's GPUs
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._rows = torch.tensor(rows)
@@ -68,23 +73,29 @@ class SampleSpace:
             columns = slice(start, min(start + COLUMNS_AT_ONCE, self._dim))
             yield columns, self._train.features(columns)[self._rows].to(self._device)
 
-    def cross(
-        self, store: FeatureStore, blocks: int = 1, unit: int = 16, rows: slice = slice(None)
-    ) -> Tensor:
+    def cross(self, store: FeatureStore, blocks: int = 1, rows: slice = slice(None)) -> Tensor:
         """Inner products of ``rows`` of ``store`` (R of them) with the tracks, by block: (blocks, R, N).
 
-        Columns go to blocks in turn, ``unit`` at a time. Every block then holds some columns of every layer's
-        projection, which are independent draws of the same thing, so blocks differ by their projection alone.
+        Columns go to blocks in turn, :data:`UNIT` at a time. Every block then holds some columns of every
+        layer's projection, which are independent draws of the same thing, so blocks differ by those alone.
         """
+        store = self._read(store)
         count = len(range(*rows.indices(len(store))))
         products = torch.zeros(blocks, count, len(self._rows), dtype=torch.float64, device=self._device)
         for columns, tracks in self._blocks():
             parts = store.features(columns)[rows].to(self._device)
-            block_of = torch.arange(columns.start, columns.stop) // unit % blocks
+            block_of = torch.arange(columns.start, columns.stop) // UNIT % blocks
             for block in block_of.unique().tolist():
                 mine = block_of == block
                 products[block].addmm_(parts[:, mine], tracks[:, mine].T)
         return (products * self._scale).cpu()
+
+    def rows(self, store: FeatureStore) -> Tensor:
+        """All rows of ``store`` as they are compared, (R, D) float64."""
+        return self._read(store).features()
+
+    def _read(self, store: FeatureStore) -> FeatureStore:
+        return store if self._weights is None else store.weighted(self._weights)
 
     def scores(self, cross: Tensor) -> Tensor:
         """Scores (..., N) from inner products (..., N)."""
@@ -112,8 +123,8 @@ class SampleSpace:
         """Scores (S, T) of each part of a query with each part of a track.
 
         Args:
-            query_parts: (S, D) float64.
-            track_parts: (T, D) float64.
+            query_parts: (S, D), see :meth:`rows`.
+            track_parts: (T, D), likewise.
             query_cross: their inner products with the tracks, (S, N).
             track_cross: those of the track's parts, (T, N).
         """

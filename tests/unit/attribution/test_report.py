@@ -62,7 +62,7 @@ def get_custom_metadata(info, audio):
     return path
 
 
-@pytest.mark.parametrize("f", ["mean-squared-l2-norm", "loss"])
+@pytest.mark.parametrize("f", ["mean-squared-l2-norm", "mean-squared-l2-norm+loss"])
 def test_timesteps_and_stretches_add_up_to_the_whole(tiny_files, clips, tmp_path, f):
     settings = FeatureSettings(K=3, proj_rank=4, f=f)
     whole = extract(

@@ -91,10 +91,10 @@ def test_the_sample_space_scores_as_the_method_does(tmp_path, space):
     train = FeatureStore.open(tmp_path / "train")
     expected = score(train, queries, ScoreSettings())
     assert torch.allclose(space.scores(space.cross(queries)[0]), expected)
-    blocks = space.cross(queries, 4, 8)
+    blocks = space.cross(queries, 4)
     assert torch.allclose(space.scores(blocks).sum(0), expected)
     assert all((block != 0).all() for block in blocks)
-    assert torch.equal(space.cross(queries, 4, 8, slice(1, 3)), blocks[:, 1:3])
+    assert torch.equal(space.cross(queries, 4, slice(1, 3)), blocks[:, 1:3])
 
 
 def test_leaving_a_group_out_is_as_if_it_had_never_been_there(tmp_path, space):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.attribution.gradients.rows import DenseGradients, HookedGradients
+from stable_audio_tools.attribution.gradients.rows import RANKS, DenseGradients, HookedGradients
 from stable_audio_tools.errors import UsageError
 
 
@@ -116,6 +116,29 @@ def test_dense_rows_are_the_gradients_of_autograd(network):
     for row, sample in zip(rows, batch, strict=True):
         expected = torch.cat([g.flatten() for g in autograd_gradient(network, sample, names).values()])
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [HookedGradients, DenseGradients])
+def test_rows_of_several_measurements_lie_beside_each_other(network, kind):
+    def both(run):
+        return lambda batch: torch.stack([run(batch), 3 * run(batch) ** 0.5], dim=1)
+
+    def second(run):
+        return lambda batch: 3 * run(batch) ** 0.5
+
+    batch, runs = samples(3), passes(network)
+    size = {"rank": 3} if kind is HookedGradients else {"dim": 50}
+    found = kind(network, measurements=2, **size)(batch, [both(run) for run in runs])
+    alone = kind(network, **size)
+    expected = torch.cat([alone(batch, runs), alone(batch, [second(run) for run in runs])], dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_small_network_gets_a_higher_rank(network):
+    assert {layer.rank for layer in HookedGradients(network).layers} == {RANKS[-1]}
+    wide = nn.Sequential(*(nn.Linear(40, 40) for _ in range(60)))
+    assert HookedGradients(wide).dim == 60 * 32 * 32
+    assert HookedGradients(nn.Sequential(*wide, *wide, *wide, *wide)).dim == 240 * 16 * 16
 
 
 @pytest.mark.parametrize("mode", ["hooked", "dense"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -70,6 +71,9 @@ def passes(network: DiffusionTransformer, precision: str = "float32"):
         return run
 
     return [measured(1.0), measured(0.5)]
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 
 
 def assert_same(found: Tensor, expected: Tensor, spans: dict[str, slice], tolerance: float = 1e-5) -> None:
@@ -147,3 +151,24 @@ def test_selected_layers_outside_and_inside_blocks_go_together():
     tapped = HookedGradients(network, rank=4, param_regex=regex, compiled_batch=3, backend="aot_eager")
     assert 0 < len(tapped._blocks.layers) < len(tapped.layers)
     assert_same(tapped(batch, passes(network)), hooked(batch, passes(network)), hooked.spans)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
+def test_several_measurements_go_back_through_one_compiled_pass(backend):
+    network, batch = build()
+
+    def both(run):
+        def numbers(batch):
+            norm = run(batch)
+            return torch.stack([norm, norm**0.5], dim=1)
+
+        return numbers
+
+    runs = [both(run) for run in passes(network)]
+    hooked = HookedGradients(network, rank=4, measurements=2)
+    tapped = HookedGradients(network, rank=4, measurements=2, compiled_batch=3, backend=backend)
+    expected, found = hooked(batch, runs), tapped(batch, runs)
+    assert tapped._blocks is not None
+    half = hooked.dim // 2
+    for columns in (slice(0, half), slice(half, None)):
+        assert_same(found[:, columns], expected[:, columns], hooked.spans)

@@ -53,6 +53,20 @@ def test_kernels_are_products_of_shipped_rows_summed_over_noises(model, tracks):
     torch.testing.assert_close(found.own, (phi[1] ** 2).sum(1), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_several_measurements_are_their_kernels_over_their_spread(model, tracks, whole):
+    rows, clips = tracks(model, 6, "t", 0), tracks(model, 3, "q", 1)
+    plans = {
+        f: FeaturePlan(f, FeatureSettings(f=f, K=2), whole=whole)
+        for f in ("mean-squared-l2-norm", "loss", "mean-squared-l2-norm+loss")
+    }
+    held = {f: kernels_of(model, rows, clips, plan) for f, plan in plans.items()}
+    names = tuple(held)
+    together = Scorer(held).scores(Method("beside", names[:2], beside=True))
+    torch.testing.assert_close(Scorer(held).scores(Method("both", names[2:])), together, rtol=1e-4, atol=1e-7)
+    assert [plans[f].passes for f in names] == [2 + 2 * whole, 2 + 2 * whole, 4 + 4 * whole]
+
+
 def kernel(seed=0, tracks=9, queries=4):
     draw = torch.Generator().manual_seed(seed)
     return Kernels.of(torch.randn(tracks, 30, generator=draw), torch.randn(queries, 30, generator=draw))

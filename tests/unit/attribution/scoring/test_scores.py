@@ -65,7 +65,7 @@ def test_what_all_tracks_share_does_not_hide_a_copy(rows):
 
 
 def test_one_track_is_enough():
-    assert float(regularised_scores(torch.tensor([[4.0]]), torch.tensor([[4.0]]))) == pytest.approx(1 / 2)
+    assert float(regularised_scores(torch.tensor([[4.0]]), torch.tensor([[4.0]]))) == pytest.approx(1 / 4)
 
 
 def test_lambda_zero_with_copies_in_the_training_set_is_finite(rows):
