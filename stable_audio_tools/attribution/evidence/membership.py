@@ -130,7 +130,7 @@ def _figures(
 
 
 def _loss(task: DiffusionTask, batch: LatentBatch, times: Sequence[int]) -> Tensor:
-    return torch.stack([task.measure(batch, k) for k in times]).mean(0).double().cpu()
+    return torch.stack([task.measure(batch, k)[:, 0] for k in times]).mean(0).double().cpu()
 
 
 def _changed(batch: LatentBatch, sign: int) -> LatentBatch:

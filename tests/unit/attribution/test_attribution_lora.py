@@ -88,6 +88,7 @@ def compiled_gradients(model, settings, compiled_batch):
     features = HookedGradients(
         model.model,
         rank=settings.proj_rank,
+        measurements=2,
         seed=settings.seed,
         param_regex=ADAPTER_REGEX,
         prefix=NETWORK_PREFIX,

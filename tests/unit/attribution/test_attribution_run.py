@@ -100,7 +100,8 @@ def test_a_store_of_another_run_is_refused(tiny_files, train_config, tmp_path, r
 @pytest.mark.parametrize(
     "changes",
     [
-        {"f": "loss"},
+        {"f": "mean-squared-l2-norm+mean"},
+        {"f": "loss+mean-squared-l2-norm"},
         {"e_seed": 1},
         {"noise": "per-track"},
         {"t_strategy": "cumulative"},
