@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stable_audio_tools.attribution.gradients.layers import has_triton
+from stable_audio_tools.errors import UsageError
 
 COMPILE_FROM = 20_000
 """Tracks times timesteps from which a minute of compiling is worth it: it saves about 5 ms each."""
@@ -45,7 +46,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
     is only asked to warn, attention goes on in any order.
 
     Raises:
-        RuntimeError: inside the block, where an operation can only be computed in any order.
+        UsageError: inside the block, where an operation can only be computed in any order; names it.
     """
     if device.type != "cuda":
         yield
@@ -58,6 +59,13 @@ def repeatable(device: torch.device) -> Iterator[None]:
     memory.fill_uninitialized_memory = False  # it would write all memory once more
     try:
         yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"this GPU cannot measure this model twice with the same result; run with --device cpu: {reason}"
+        ) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=only_warned)
         memory.fill_uninitialized_memory = before[1]

@@ -103,8 +103,7 @@ def products(
 
 def decompose(train: FeatureStore, dim: int, device: torch.device) -> Decomposition:
     """The decomposition of the kernel of the first ``dim`` columns, kept in the store for the next time."""
-    path = train.folder / f"kernel-{dim}"
-    found = _read_decomposition(path)
+    found = kept_decomposition(train, dim)
     if found is not None:
         return found
     say(f"{train.folder}: one eigendecomposition of {len(train)} x {len(train)}, kept for the next time")
@@ -119,7 +118,7 @@ def decompose(train: FeatureStore, dim: int, device: torch.device) -> Decomposit
     gram += shared[:, None] + shared[None, :] + square
     values, vectors = torch.linalg.eigh(gram)
     found = Decomposition(values.cpu(), vectors.cpu(), torch.cat(centres), shared.cpu())
-    _write_decomposition(path, found)
+    _write_decomposition(_kept_in(train, dim), found)
     return found
 
 
@@ -243,7 +242,9 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _read_decomposition(path: Path) -> Decomposition | None:
+def kept_decomposition(train: FeatureStore, dim: int) -> Decomposition | None:
+    """What :func:`decompose` has left in the store, or None."""
+    path = _kept_in(train, dim)
     rest = path.with_name(f"{path.name}.npz")
     if not rest.exists():
         return None
@@ -251,6 +252,10 @@ def _read_decomposition(path: Path) -> Decomposition | None:
     with np.load(rest) as arrays:
         values, centre, shared = (torch.from_numpy(arrays[name]) for name in ("values", "centre", "shared"))
     return Decomposition(values, vectors, centre, shared)
+
+
+def _kept_in(train: FeatureStore, dim: int) -> Path:
+    return train.folder / f"kernel-{dim}"
 
 
 def _write_decomposition(path: Path, found: Decomposition) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.scoring.balance import balanced, column_weights
+from stable_audio_tools.attribution.scoring.kernels import kept_decomposition
 from stable_audio_tools.attribution.scoring.scores import ScoreSettings, damped_inverse, regularisation
 
 LINEAR_METHODS = ("dtrak", "trak")
@@ -54,15 +55,22 @@ class SampleSpace:
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._rows = torch.tensor(rows)
         self._dim = settings.used_dim or train.dim
-        kernel = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=self._device)
-        for _, tracks in self._blocks():
-            kernel.addmm_(tracks, tracks.T)
-        kernel *= self._scale
-        values, vectors = torch.linalg.eigh(kernel)
+        found = kept_decomposition(train, self._dim) if len(rows) == len(train) else None
+        if found is None:
+            values, vectors = torch.linalg.eigh(self._kernel())
+        else:
+            values, vectors = found.values * self._scale, found.vectors.to(self._device)
         self.regularisation = regularisation(values, settings.lambda_scale, settings.lambda_reg)
-        inverse = (vectors * damped_inverse(values, self.regularisation)) @ vectors.T
+        damped = damped_inverse(values, self.regularisation).to(self._device)
+        inverse = (vectors * damped) @ vectors.T
         self.inverse = inverse.cpu()
         """A, (N, N) float64."""
+
+    def _kernel(self) -> Tensor:
+        kernel = torch.zeros(len(self._rows), len(self._rows), dtype=torch.float64, device=self._device)
+        for _, tracks in self._blocks():
+            kernel.addmm_(tracks, tracks.T)
+        return kernel * self._scale
 
     @property
     def _scale(self) -> float:

@@ -12,6 +12,7 @@ from test_scores import store
 from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.scoring import baselines, kernels, scores
 from stable_audio_tools.attribution.scoring.kernels import products
+from stable_audio_tools.attribution.scoring.sample_space import SampleSpace
 from stable_audio_tools.attribution.scoring.scores import ScoreSettings, score, score_many
 from stable_audio_tools.errors import StoreError, UsageError
 
@@ -66,6 +67,8 @@ def test_the_decomposition_is_made_once(stores, monkeypatch):
     assert torch.equal(first, again)
     other = score(*stores, ScoreSettings(lambda_scale=10.0))
     assert distance(other, first) > 0.1
+    space = SampleSpace(stores[0], list(range(len(stores[0]))), ScoreSettings())
+    assert distance(space.scores(space.cross(stores[1])[0]), first) < 1e-5
 
 
 @pytest.mark.parametrize("lambda_reg", [None, 3.0])
