@@ -19,11 +19,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from random_models import OPEN_1_0
 from timing import seconds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import stable_audio_tools
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
 from stable_audio_tools.attribution.gradients.rows import HookedGradients
 from stable_audio_tools.models.dit import DiffusionTransformer
@@ -32,8 +32,6 @@ from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.schema.reader import read_model_config
 
-CONFIGS = Path(stable_audio_tools.__file__).parent / "configs" / "model_configs"
-OPEN_1_0 = CONFIGS / "txt2audio" / "stable_audio_open_1_0.json"
 TRACKS, TIMESTEPS = 5000, 5
 PEAK = {"bfloat16": 790.0, "float32": 60.0}
 """TFLOP/s of one H100 or H200: dense bfloat16 as measured, and float32 without TF32."""

@@ -4,7 +4,7 @@ The first time the kernel of the tracks is decomposed, or their rows are sketche
 is what further clips cost. Rows agree in 0.999 of their energy, as shared noise makes them, and each clip is
 a track with a tenth of noise, so that the right answer is known.
 
-    python benchmarks/attribution_scale.py --tracks 5000 --dim 64000
+    python benchmarks/attribution_scale.py --tracks 5000 --dim 128000
     python benchmarks/attribution_scale.py --tracks 200000 --dim 8192 --sketch-dim 2048
 """
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.scoring.kernels import EXACT_ROWS
 from stable_audio_tools.attribution.scoring.scores import ScoreSettings, score
+from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.runtime.seeds import generator
 
 ROWS = 2000
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time of attribution scores.")
     parser.add_argument("--tracks", type=int, default=5000)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--dim", type=int, default=64000)
+    parser.add_argument("--dim", type=int, default=128000)
     parser.add_argument("--sketch-dim", type=int, default=8192)
     parser.add_argument(
         "--folder", type=Path, default=None, help="Where the stores go; by default temporary."
@@ -116,7 +117,7 @@ def make_stores(folder: Path, tracks: int, queries: int, dim: int) -> None:
 
 def empty(folder: Path, count: int, dim: int) -> FeatureStore:
     """A store to fill."""
-    stamp = {"settings": {"f": "mean-squared-l2-norm", "mode": "hooked"}}
+    stamp = {"settings": {"f": FeatureSettings().f, "mode": "hooked"}}
     ids = [f"{folder.name}/{row}" for row in range(count)]
     return FeatureStore.create(folder, sample_ids=ids, dim=dim, latent_dim=2, stamp=stamp, dtype="float16")
 

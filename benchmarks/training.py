@@ -29,11 +29,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from random_models import OPEN_1_0, with_random_text_encoder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-import stable_audio_tools
 from stable_audio_tools.models.adapters.frozen import hold_base
 from stable_audio_tools.models.adapters.lora import apply_lora
 from stable_audio_tools.models.factory import create_model_from_config
@@ -45,9 +45,6 @@ from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.speed import make_fast
 
-PACKAGE = Path(stable_audio_tools.__file__).parent
-OPEN_1_0 = PACKAGE / "configs" / "model_configs" / "txt2audio" / "stable_audio_open_1_0.json"
-TOKENIZER = PACKAGE / "demo" / "assets" / "t5"
 PEAK = 790e12
 """Dense bfloat16 products per second that torch reaches on an H100 or H200, measured."""
 WARMUP = 6
@@ -159,7 +156,7 @@ def main() -> None:
     device = resolve_device(options.device)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        config = _config(options.model_config, _text_encoder(Path(folder)), options.audio)
+        config = _config(options.model_config, Path(folder), options.audio)
         for batch_size in options.batch_size:
             base = None
             for name in options.variants:
@@ -287,21 +284,8 @@ def _products(config: Any, length: int) -> float:
     return float(counter.get_total_flops())
 
 
-def _text_encoder(folder: Path) -> Path:
-    """A text encoder of t5-base's size with random weights."""
-    from transformers import AutoTokenizer, T5Config, T5EncoderModel
-
-    sizes = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "vocab_size": 32128}
-    T5EncoderModel(T5Config(**sizes)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
-    return folder
-
-
-def _config(path: Path, text_encoder: Path, audio: bool) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(path.read_text())
-    for conditioner in config["model"]["conditioning"]["configs"]:
-        if conditioner["type"] == "t5":
-            conditioner["config"]["t5_model_name"] = str(text_encoder)
+def _config(path: Path, folder: Path, audio: bool) -> dict[str, Any]:
+    config = with_random_text_encoder(json.loads(path.read_text()), folder)
     config["model"]["pretransform"]["model_half"] = True
     config["training"] |= {"pre_encoded": not audio, "use_ema": True}
     config["training"].pop("demo", None)
