@@ -119,7 +119,9 @@ def empty(folder: Path, count: int, dim: int) -> FeatureStore:
     """A store to fill."""
     stamp = {"settings": {"f": FeatureSettings().f, "mode": "hooked"}}
     ids = [f"{folder.name}/{row}" for row in range(count)]
-    return FeatureStore.create(folder, sample_ids=ids, dim=dim, latent_dim=2, stamp=stamp, dtype="float16")
+    return FeatureStore.create(
+        folder, sample_ids=ids, dim=dim, latent_dim=2, stamp=stamp, dtype="float16", measurements=2
+    )
 
 
 if __name__ == "__main__":

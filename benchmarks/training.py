@@ -3,7 +3,8 @@
 Random weights, latents and prompts; everything else is what ``sat train`` does: the Lightning trainer, T5,
 guidance dropout, keyed draws, the optimizer and the average. The first variant, ``public``, is how the public
 package trains: every block computed again in the backward pass, nothing compiled, an optimizer and an average
-that go from parameter to parameter.
+that go from parameter to parameter. ``graphs`` and ``cpp`` are for the batch at which launching kernels takes
+longer than they do.
 
     python benchmarks/training.py --batch-size 8 32
     python benchmarks/training.py --batch-size 4 --variants bf16 lora --precision bf16-mixed
@@ -61,6 +62,8 @@ class Variant:
     loops: bool = False
     ema_on_cpu: bool = False
     lora: bool = False
+    options: tuple[str, ...] = ()
+    """Of ``torch.compile`` besides those that are shipped."""
 
 
 VARIANTS = {
@@ -68,6 +71,8 @@ VARIANTS = {
     "eager": Variant("bf16-mixed", compile=False),
     "fp16": Variant("16-mixed"),
     "bf16": Variant(),
+    "graphs": Variant(options=("triton.cudagraphs",)),
+    "cpp": Variant(options=("cpp_wrapper",)),
     "half": Variant(checkpointing="half"),
     "full": Variant(checkpointing="full"),
     "adam8bit": Variant(optimizer="AdamW8bit"),
@@ -214,7 +219,8 @@ def _measure(
     strategy = "auto" if options.devices == 1 else "ddp"
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     hardware = Hardware(accelerator, options.devices, 1, variant.precision, strategy)
-    make_fast(module, settings, hardware)
+    with _compiled_with(variant.options):
+        make_fast(module, settings, hardware)
     clock = Clock(device)
     trainer = pl.Trainer(
         **hardware.trainer_options(),
@@ -255,6 +261,19 @@ def _measure(
 def _collate(items: list[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, tuple[dict[str, Any], ...]]:
     crops, infos = zip(*items, strict=True)
     return torch.stack(crops), tuple(infos)
+
+
+@contextmanager
+def _compiled_with(options: tuple[str, ...]) -> Iterator[None]:
+    """Compile with more options than are shipped."""
+    from stable_audio_tools.training import speed
+
+    shipped = speed.COMPILE_OPTIONS
+    speed.COMPILE_OPTIONS = {**shipped, **dict.fromkeys(options, True)}
+    try:
+        yield
+    finally:
+        speed.COMPILE_OPTIONS = shipped
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def extract_features(
             "crops": settings.crops(),
         },
         dtype=settings.store_dtype,
+        measurements=len(measurement_names(settings.f)),
         info={"settings": settings.to_dict(), "left_out": gradients.left_out},
         part=(share.rank, share.world_size),
     )

@@ -150,6 +150,7 @@ def _create(
             **stamp,
         },
         dtype=measured.settings.store_dtype,
+        measurements=len(measurement_names(measured.settings.f)),
         info={"settings": measured.settings.to_dict()},
     )
 

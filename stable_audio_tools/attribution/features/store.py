@@ -4,7 +4,8 @@
 
     meta.json       what the rows are and what they were made from; a folder without it is no store
     features.npy    (N, D) float32 or float16, memory-mapped
-    scales.npy      (N,) float32; a row is features * scale: 1, or for float16 the row's largest value
+    scales.npy      (N, M) float32; columns of a measurement are features * scale: 1, or for float16 the
+                    largest of them in the row
     latents.npy     (N, E) float32: mean and deviation of the latents over time, for the similarity baseline
     done.npy        (N,) uint8: 1 where the row is whole
     tracks.jsonl    what each row is: sample_id, path, prompt, artist, album, title, ...
@@ -34,7 +35,7 @@ from torch import Tensor
 from stable_audio_tools.errors import DataError, StoreError
 from stable_audio_tools.runtime.files import atomic_path, write_json, write_text
 
-FORMAT = "stable-audio-tools/features@1"
+FORMAT = "stable-audio-tools/features@2"
 
 Stamp = Mapping[str, Any]
 """What rows were made from: hashes and settings by name. Stores with different stamps never mix."""
@@ -65,6 +66,7 @@ class FeatureStore:
         latent_dim: int,
         stamp: Stamp,
         dtype: str = "float32",
+        measurements: int = 1,
         info: Mapping[str, Any] | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> FeatureStore:
@@ -76,6 +78,7 @@ class FeatureStore:
             latent_dim: numbers per row of ``latents.npy``.
             stamp: what the rows are made from.
             dtype: ``float32`` or ``float16``.
+            measurements: how many parts a row has, of the same length and each of a size of its own.
             info: more for ``meta.json`` that is not compared.
             part: which process of how many this is.
 
@@ -83,7 +86,13 @@ class FeatureStore:
             StoreError: there is a store in ``folder`` that was made from something else; it names what.
         """
         folder = Path(folder)
-        rows = {"count": len(sample_ids), "dim": dim, "latent_dim": latent_dim, "dtype": dtype}
+        rows = {
+            "count": len(sample_ids),
+            "dim": dim,
+            "latent_dim": latent_dim,
+            "dtype": dtype,
+            "measurements": measurements,
+        }
         if not (folder / "meta.json").exists():
             meta = {"format": FORMAT, "stamp": dict(stamp), "rows": rows, **(info or {})}
             _make(folder, {**meta, "sample_ids": list(sample_ids)})
@@ -126,6 +135,10 @@ class FeatureStore:
         return int(self.meta["rows"]["dim"])
 
     @property
+    def _parts_of_a_row(self) -> int:
+        return int(self.meta["rows"]["measurements"])
+
+    @property
     def sample_ids(self) -> list[str]:
         """What each row is, by id."""
         return list(self.meta["sample_ids"])
@@ -149,12 +162,11 @@ class FeatureStore:
                     f"{self.sample_ids[row]}: its gradient is not finite; check the audio file and the"
                     " checkpoint, or extract in float32"
                 )
-        scales = np.ones(len(values), np.float32)
-        if (
-            self._features.dtype == np.float16
-        ):  # squared norms of whole models overflow it, small layers underflow
-            scales = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
-        self._put("features", self._features, rows, values / scales[:, None])
+        parts = values.reshape(len(values), self._parts_of_a_row, -1)
+        scales = np.ones(parts.shape[:2], np.float32)
+        if self._features.dtype == np.float16:  # squared norms of whole models overflow it
+            scales = np.maximum(np.abs(parts).max(axis=2), np.finfo(np.float32).tiny)
+        self._put("features", self._features, rows, (parts / scales[..., None]).reshape(values.shape))
         self._put("scales", self._scales, rows, scales)
         self._put("latents", self._latents, rows, latents.detach().to("cpu", torch.float32).numpy())
         with open(self.folder / self._part, "a+b") as stream:
@@ -229,17 +241,22 @@ class FeatureStore:
 
     def features(self, columns: slice = slice(None)) -> Tensor:
         """Columns of all rows, (N, d) float64."""
-        values = np.asarray(self._features[:, columns], dtype=np.float64)
-        values = values * np.asarray(self._scales, dtype=np.float64)[:, None]
-        return torch.from_numpy(values if self._weights is None else values * self._weights[columns])
+        return torch.from_numpy(self._read(slice(None), columns, np.float64))
 
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
         """Some rows and columns, (n, d) float32, in memory of their own."""
-        values = np.array(self._features[rows, columns], dtype=np.float32)
-        values *= np.asarray(self._scales[rows])[:, None]
+        return torch.from_numpy(self._read(rows, columns, np.float32))
+
+    def _read(self, rows: slice, columns: slice, dtype: Any) -> np.ndarray[Any, Any]:
+        values = np.array(self._features[rows, columns], dtype=dtype)
+        start, stop, _ = columns.indices(self.dim)
+        length = self.dim // self._parts_of_a_row
+        for part, scales in enumerate(np.asarray(self._scales[rows], dtype=dtype).T):
+            own = slice(max(0, part * length - start), max(0, min(stop, (part + 1) * length) - start))
+            values[:, own] *= scales[:, None]
         if self._weights is not None:
-            values *= self._weights[columns].astype(np.float32)
-        return torch.from_numpy(values)
+            values *= self._weights[columns].astype(dtype)
+        return values
 
     def latents(self) -> Tensor:
         """Mean and standard deviation of each row's latents over time, (N, E) float64."""
@@ -263,7 +280,7 @@ class FeatureStore:
                 temporary, mode="w+", dtype=np.float32, shape=(len(self), self.dim)
             )
             for row in range(len(self)):
-                rows[row] = np.asarray(self._features[row], np.float32) * self._scales[row]
+                rows[row] = self.block(slice(row, row + 1))[0].numpy()
             rows.flush()
         write_text(path.with_suffix(".ids.txt"), "\n".join(self.sample_ids) + "\n")
         write_json(
@@ -282,7 +299,7 @@ def _make(folder: Path, meta: dict[str, Any]) -> None:
     try:
         for name, shape, kind in (
             ("features", (rows["count"], rows["dim"]), rows["dtype"]),
-            ("scales", (rows["count"],), "float32"),
+            ("scales", (rows["count"], rows["measurements"]), "float32"),
             ("latents", (rows["count"], rows["latent_dim"]), "float32"),
             ("done", (rows["count"],), "uint8"),
         ):

@@ -56,6 +56,21 @@ def test_float16_rows_keep_their_size(tmp_path, size):
     )
 
 
+def test_each_measurement_of_a_float16_row_keeps_its_size(tmp_path):
+    values = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    values *= torch.tensor([1e-9, 1e3, 1.0]).repeat_interleave(4)
+    store = create(tmp_path / "s", dtype="float16", dim=12, measurements=3)
+    store.write(range(6), values, values[:, :2], [{}] * 6)
+    read = FeatureStore.open(tmp_path / "s")
+    for part in range(3):
+        own = values[:, 4 * part : 4 * part + 4]
+        found = read.features()[:, 4 * part : 4 * part + 4].float()
+        assert (found - own).abs().max() < 1e-3 * own.abs().max()
+    for columns in (slice(2, 9), slice(5, 7), slice(4, 12), slice(0, 4)):
+        torch.testing.assert_close(read.features(columns), read.features()[:, columns])
+        torch.testing.assert_close(read.block(slice(1, 4), columns), read.features()[1:4, columns].float())
+
+
 def test_an_unfinished_store_names_its_first_missing_row(tmp_path):
     store = create(tmp_path / "s")
     fill(store, [0, 1, 3])
