@@ -49,7 +49,9 @@ def precompute(
 def checkpoint(
     model_config: Path = typer.Option(..., help="Model config (JSON)."),
     ckpt_path: Path = typer.Option(..., help="Checkpoint."),
-    lora_ckpt_path: Path = typer.Option(None, help="An adapter folder on top."),
+    lora_ckpt_path: list[str] = typer.Option(
+        None, help="An adapter on top, or PATH:STRENGTH, any number of times."
+    ),
     precomputed_embeddings_path: Path = typer.Option(..., help="The .npz of `precompute`."),
     output_dir: Path = typer.Option(Path("outputs/song_describer_eval"), help="Where clips and scores go."),
     steps: int = typer.Option(100, help="Sampler steps.", rich_help_panel=_SAMPLING),

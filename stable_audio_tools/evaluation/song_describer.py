@@ -20,6 +20,7 @@ from stable_audio_tools.evaluation.clap import DEFAULT_CLAP, ClapEmbedder
 from stable_audio_tools.evaluation.reference import ReferenceSet, embed_recordings
 from stable_audio_tools.evaluation.run import require_same_clap, score_clips
 from stable_audio_tools.inference.clips import ClipRequest, generate_clips
+from stable_audio_tools.models.adapters.strength import AdapterPaths
 from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import sha256_file, write_json
@@ -145,7 +146,7 @@ def evaluate_checkpoint(
     ckpt_path: str | Path,
     precomputed_embeddings_path: str | Path,
     *,
-    lora_ckpt_path: str | Path | None = None,
+    lora_ckpt_path: AdapterPaths = None,
     output_dir: str | Path = "outputs/song_describer_eval",
     steps: int = 100,
     cfg_scale: float = 7.0,
@@ -168,7 +169,7 @@ def evaluate_checkpoint(
         model_config: the model's JSON config.
         ckpt_path: its checkpoint.
         precomputed_embeddings_path: what :func:`precompute` wrote.
-        lora_ckpt_path: folder of an adapter on top of the checkpoint.
+        lora_ckpt_path: an adapter on top of the checkpoint, or several, by strength.
         steps, cfg_scale, sampler, sampler_options, seed: as of
             :func:`~stable_audio_tools.inference.clips.generate_clips`.
         seconds: length of the clips; ``None`` is the length that the model was trained on.
@@ -196,8 +197,7 @@ def evaluate_checkpoint(
     # Before hours of rendering: is the CLAP there?
     embedder = ClapEmbedder(clap or reference.clap, target, batch_size=clap_batch_size)
     require_same_clap(reference, embedder)
-    adapter = None if lora_ckpt_path is None else Path(lora_ckpt_path)
-    files = ModelFiles(Path(model_config), Path(ckpt_path), adapter)
+    files = ModelFiles(Path(model_config), Path(ckpt_path), lora_ckpt_path)
     model = files.load_conditional(target)
     length = model.config.duration_seconds if seconds is None else seconds
     requests = [
@@ -224,7 +224,7 @@ def evaluate_checkpoint(
     scores["settings"] = {
         "model_config": str(model_config),
         "ckpt_path": str(ckpt_path),
-        "lora_ckpt_path": None if adapter is None else str(adapter),
+        "lora_ckpt_path": [str(adapter) for adapter in files.adapters] or None,
         "model_sha256": files.sha256(),
         "steps": steps,
         "cfg_scale": cfg_scale,

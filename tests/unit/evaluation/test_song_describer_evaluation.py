@@ -16,6 +16,10 @@ from stable_audio_tools.data.song_describer import read_song_describer
 from stable_audio_tools.errors import CheckpointError, DataError, UsageError
 from stable_audio_tools.evaluation.reference import ReferenceSet
 from stable_audio_tools.evaluation.song_describer import choose_prompts, evaluate_checkpoint, precompute
+from stable_audio_tools.models.adapters.lora import adapted_layers, apply_lora
+from stable_audio_tools.models.adapters.peft_folder import save_adapter
+from stable_audio_tools.models.files import ModelFiles
+from stable_audio_tools.schema.training import LoraConfig
 
 SHARED = Path(__file__).parents[3] / "../shared"
 
@@ -158,6 +162,27 @@ def test_a_checkpoint_is_rendered_and_scored(
     stamps = {path: path.stat().st_mtime_ns for path in (output / "clips").iterdir()}
     assert evaluate_checkpoint(*checkpoint, precomputed, output_dir=output, **settings) == scores
     assert {path: path.stat().st_mtime_ns for path in (output / "clips").iterdir()} == stamps
+
+
+def test_several_adapters_go_on_top(checkpoint: tuple[Path, Path], precomputed: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 1, "limit": 1, "seconds": 0.25, "device": "cpu"}
+    adapters = []
+    for name in ("one", "other"):
+        model = ModelFiles(*checkpoint).load("cpu")
+        apply_lora(model, LoraConfig(component_whitelist=["self_attn"], rank=2, alpha=2), seed=len(name))
+        for layer in adapted_layers(model).values():
+            torch.nn.init.ones_(layer.lora_B["default"].weight)
+        adapters.append(str(save_adapter(model, tmp_path / name)))
+    adapters[1] += ":0.5"
+    plain, tuned = (
+        evaluate_checkpoint(
+            *checkpoint, precomputed, output_dir=tmp_path / str(i), lora_ckpt_path=on, **settings
+        )
+        for i, on in enumerate((None, adapters))
+    )
+    assert plain["settings"]["lora_ckpt_path"] is None
+    assert tuned["settings"]["lora_ckpt_path"] == adapters
+    assert tuned["alignment"] != plain["alignment"]
 
 
 def test_the_first_prompts_only(checkpoint: tuple[Path, Path], precomputed: Path, tmp_path: Path) -> None:
