@@ -100,7 +100,11 @@ def _verdict(row: dict[str, str]) -> str:
     steady = f"The first track stays first in {float(row['first_share']):.0%} of the resamples"
     if not row["verdict"]:
         return f"{steady}."
-    return f"{row['verdict'].capitalize()} (p = {float(row['p_value']):.3f}). {steady}."
+    track = f"{row['verdict'].capitalize()} (p = {float(row['p_value']):.3f})"
+    artist = row["artist_standing_out"]
+    if artist:
+        track += f"; the tracks of {artist} together do (p = {float(row['artist_p_value']):.3f})"
+    return f"{track}. {steady}."
 
 
 def _artists(result: DemoResult) -> list[Markup]:

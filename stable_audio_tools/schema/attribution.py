@@ -23,7 +23,7 @@ Verdict = Literal["stands out", "no track stands out", "too few tracks to tell"]
 class AttributionRecord(Config):
     """A line of ``attribution.jsonl`` and a row of ``attribution.csv``."""
 
-    format: Literal["stable-audio-tools/attribution@1"] = "stable-audio-tools/attribution@1"
+    format: Literal["stable-audio-tools/attribution@2"] = "stable-audio-tools/attribution@2"
     run_id: str = Field(
         description="Hash of model, training set, clips and settings: the same run, the same id."
     )
@@ -66,6 +66,12 @@ class AttributionRecord(Config):
     )
     p_value: float | None = Field(description="Share of the null that reaches the clip's evidence.")
     p_value_resolution: float | None = Field(description="The smallest p-value that this run could give.")
+    artist_standing_out: str | None = Field(
+        description="Artist whose tracks together stand out for the clip; empty where none does."
+    )
+    artist_p_value: float | None = Field(
+        description="Share of the null that reaches the evidence for the clip's first artist."
+    )
     membership_gap: float | None = Field(
         description="How much worse the model predicts slightly changed copies of the track: 0.1 is 10 %."
     )

@@ -10,7 +10,10 @@ lambda: the interval does not say what another training run would give.
 of its scores, which no scale of the query changes. The null: every training track asked as if it were a clip,
 while it and the tracks related to it (artist, album, duplicates) are left out. That is the largest score
 which real music of this catalogue gets from music that is not its own. The share of tracks that reach the
-clip's evidence is its p-value; N tracks resolve 1 / (N + 1).
+clip's evidence is its p-value; N tracks resolve 1 / (N + 1). The same is asked of artists: an artist's
+evidence is what its tracks have of the sum of all ranked values, beyond their share of the tracks, over the
+square root of their number. A clip that leans on all of an artist's tracks alike shows there, and in no
+single track.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ class Standout:
     p_value: float
     resolution: float
     verdict: str
+    group: int | None = None
+    """The artist with that evidence, by its place among the groups."""
 
 
 def resample(
@@ -125,24 +130,49 @@ def interval(drawn: Tensor, whole: Tensor, level: float = LEVEL) -> tuple[Tensor
     return torch.minimum(ends[0], whole), torch.maximum(ends[1], whole)
 
 
-def null_evidence(left_out: Tensor, rank_by: str) -> Tensor:
+def null_evidence(left_out: Tensor, rank_by: str, groups: Groups | None = None) -> Tensor:
     """The evidence of each track asked as a clip, from scores (N, N) that are NaN where left out."""
     seen = ~left_out.isnan()
     enough = seen.sum(1) >= 2
     values = torch.where(seen, left_out, 0.0)
+    if groups is not None:
+        return _group_evidence(values, seen, rank_by, groups).amax(1)[enough]
     return _evidence(values, seen, rank_by)[enough]
 
 
-def standouts(scores: Tensor, null: Tensor, rank_by: str, alpha: float = ALPHA) -> list[Standout]:
-    """Evidence, p-value and verdict of each clip, from scores (Q, N) and the null's evidence (M,)."""
-    found = _evidence(scores, torch.ones_like(scores, dtype=torch.bool), rank_by)
+def standouts(
+    scores: Tensor, null: Tensor, rank_by: str, groups: Groups | None = None, alpha: float = ALPHA
+) -> list[Standout]:
+    """Evidence, p-value and verdict of each clip, from scores (Q, N) and the null's evidence (M,).
+
+    Of single tracks, or of ``groups``, as the null is.
+    """
+    seen = torch.ones_like(scores, dtype=torch.bool)
+    first: list[int | None] = [None] * len(scores)
+    if groups is None:
+        found = _evidence(scores, seen, rank_by)
+    else:
+        found, place = _group_evidence(scores, seen, rank_by, groups).max(1)
+        first = list(place.tolist())
     resolution = 1 / (1 + len(null))
     results = []
-    for evidence in found.tolist():
+    for evidence, group in zip(found.tolist(), first, strict=True):
         p_value = (1 + int((null >= evidence).sum())) / (1 + len(null))
         verdict = TOO_FEW if resolution > alpha else STANDS_OUT if p_value <= alpha else NOTHING
-        results.append(Standout(evidence, p_value, resolution, verdict))
+        results.append(Standout(evidence, p_value, resolution, verdict, group))
     return results
+
+
+def _group_evidence(scores: Tensor, seen: Tensor, rank_by: str, groups: Groups) -> Tensor:
+    """What each group has of all values beyond its share of the tracks, over the root of its size, (Q, G).
+
+    -inf where none of it is seen.
+    """
+    values = torch.where(seen, ranked_values(scores, rank_by), 0.0)
+    size = groups.sums(seen.to(values.dtype))
+    whole = values.abs().sum(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    beyond = groups.sums(values) / whole - size / size.sum(1, keepdim=True)
+    return torch.where(size > 0, beyond / size.clamp(min=1).sqrt(), -torch.inf)
 
 
 def _evidence(scores: Tensor, seen: Tensor, rank_by: str) -> Tensor:

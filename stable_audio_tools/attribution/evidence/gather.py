@@ -14,6 +14,7 @@ from torch import Tensor
 from stable_audio_tools.attribution.evidence.confidence import (
     BLOCKS,
     RESAMPLES,
+    STANDS_OUT,
     Resampled,
     Standout,
     null_evidence,
@@ -89,6 +90,7 @@ class Evidence:
     """What is known of the scores (Q, N). Rows of ``tracks`` are columns of ``scores``.
 
     ``resampled`` and ``standouts`` are empty where the method gives none; ``notes`` says why.
+    ``artist_standouts`` are empty where no artist is known, too.
     """
 
     scores: Tensor
@@ -101,10 +103,23 @@ class Evidence:
     matched: list[int | None]
     resampled: list[Resampled] = field(default_factory=list)
     standouts: list[Standout] = field(default_factory=list)
+    artist_standouts: list[Standout] = field(default_factory=list)
     null_size: int = 0
     membership: MembershipResult | None = None
     segments: dict[tuple[int, int], SegmentScores] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def artists(self) -> Groups:
+        """The tracks by artist."""
+        return next(groups for groups in self.groups if groups.key == "artist")
+
+    def artist_standing_out(self, clip: int) -> str | None:
+        """The artist whose tracks together stand out for a clip."""
+        found = self.artist_standouts[clip] if self.artist_standouts else None
+        if found is None or found.group is None or found.verdict != STANDS_OUT:
+            return None
+        return self.artists.names[found.group]
 
     def ranked(self, clip: int) -> list[int]:
         """Tracks of a clip from first to last."""
@@ -153,8 +168,7 @@ def gather(
     )
     space = _space(asked, kept, score_settings, evidence)
     if space is not None:
-        evidence.standouts, evidence.null_size, note = verdicts(space, scores, tracks, rank_by)
-        evidence.notes += [note] if note else []
+        _judge(evidence, space)
         if settings.resamples:
             _resample(asked, evidence, space, settings)
     _membership(asked, evidence, kept, settings)
@@ -199,17 +213,22 @@ def _space(
     return None
 
 
-def verdicts(
-    space: SampleSpace, scores: Tensor, tracks: Records, rank_by: str
-) -> tuple[list[Standout], int, str | None]:
-    """Whether a track stands out for each clip, how many tracks the null has, and what to note of it."""
-    member, note = related(tracks), None
+def _judge(evidence: Evidence, space: SampleSpace) -> None:
+    """Whether a track, and whether an artist, stands out for each clip."""
+    member = related(evidence.tracks)
     if 2 * int(torch.bincount(member).max()) > len(member):
         # one artist has most of the tracks: without them there is nothing to compare with
-        member = related([{"cluster": track.get("cluster")} for track in tracks])
-        note = "Most tracks are by one artist, so the null leaves out a track and its duplicates only."
-    null = null_evidence(space.scores_left_out(member), rank_by)
-    return standouts(scores, null, rank_by), len(null), note
+        member = related([{"cluster": track.get("cluster")} for track in evidence.tracks])
+        evidence.notes.append(
+            "Most tracks are by one artist, so the null leaves out a track and its duplicates only."
+        )
+    left_out, rank_by = space.scores_left_out(member), evidence.rank_by
+    null = null_evidence(left_out, rank_by)
+    evidence.null_size = len(null)
+    evidence.standouts = standouts(evidence.scores, null, rank_by)
+    if evidence.artists.known:
+        null = null_evidence(left_out, rank_by, evidence.artists)
+        evidence.artist_standouts = standouts(evidence.scores, null, rank_by, evidence.artists)
 
 
 def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: ReportSettings) -> None:

@@ -69,6 +69,10 @@ class Scorer:
         found = singles[0] if len(singles) == 1 else sum(map(_even, singles), torch.zeros(()))
         return found**2 if method.square else found
 
+    def kernels_beside(self, method: Method) -> Kernels:
+        """The kernels whose inverse ``method`` takes; it has no parts."""
+        return Kernels.beside([self.kernels[plan] for plan in method.plans])
+
     def _single(self, plans: tuple[str, ...], method: Method) -> Tensor:
         held = Kernels.beside([self.kernels[plan] for plan in plans])
         if method.estimator == "graddot":

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.attribution.evidence.confidence import ALPHA
 from stable_audio_tools.attribution.proof.duplicates import duplicates_table
 from stable_audio_tools.attribution.proof.experiment import COPY, GENERATED, HELD_OUT, Experiment
 from stable_audio_tools.attribution.proof.lds import Outcomes, Split, ceiling, lds, lds_table, tuned
 from stable_audio_tools.attribution.proof.methods import Method, Scorer
 from stable_audio_tools.attribution.proof.removal import groups_table, removal_table
 from stable_audio_tools.attribution.proof.similarity import same_group
+from stable_audio_tools.attribution.proof.standing import standing_table
 from stable_audio_tools.report.page import Page, table, text
 from stable_audio_tools.runtime.files import write_json
 
@@ -71,6 +73,18 @@ def proof_report(
             against,
         )
     report |= _removal_report(experiment, fixed)
+    shipped = next((method for method in methods if method.name == default), None)
+    if shipped is not None and not shipped.parts and shipped.estimator == "dtrak":
+        kinds = {kind: experiment.rows_of(kind) for kind in (GENERATED, HELD_OUT, COPY)}
+        report["standing out"] = standing_table(
+            scorer.kernels_beside(shipped),
+            shipped.lambda_scale,
+            "score_squared" if shipped.square else "score",
+            experiment.data.groups,
+            {kind: rows for kind, rows in kinds.items() if rows},
+            experiment.groups_of_queries(),
+            HELD_OUT if kinds[HELD_OUT] else GENERATED,
+        )
     report["default"] = default
     return report
 
@@ -257,6 +271,18 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
             for line in report["without an artist"]
         ]
         made.append(("One artist left out", ["method", "artists", "rank correlation with the loss"], rows))
+    if "standing out" in report:
+        rows = [
+            [
+                line["what"],
+                line["queries"],
+                f"{line['stand_out']} of {line['count']}",
+                str(line.get("right", "")),
+            ]
+            for line in report["standing out"]
+        ]
+        head = ["stands out", "queries", "how many", "by their artist"]
+        made.append((f"Verdicts, at a level of {ALPHA:.0%}", head, rows))
     if "copies" in report:
         made.append(_copies_table(report["copies"]))
     return made

@@ -86,6 +86,15 @@ def verdict_blocks(evidence: Evidence, clip: int) -> list[Markup]:
                 f"with {evidence.null_size} tracks for comparison no p-value is below {found.resolution:.2f}"
             )
             blocks.append(warning(f"{TOO_FEW.capitalize()}: {few}."))
+    if evidence.artist_standouts:
+        found, name = evidence.artist_standouts[clip], evidence.artist_standing_out(clip)
+        p = f"p = {found.p_value:.3f}"
+        if name is not None:
+            blocks.append(
+                text(f"The tracks of “{name}” together stand out from what unrelated ones would score ({p}).")
+            )
+        elif found.verdict == NOTHING:
+            blocks.append(text(f"No artist's tracks together stand out ({p})."))
     if evidence.resampled:
         share = evidence.resampled[clip].first_share
         blocks.append(text(f"The first track stays first in {share:.0%} of the resamples."))

@@ -141,6 +141,8 @@ def _confidence_fields(evidence: Evidence, q: int, n: int) -> dict[str, Any]:
         "verdict": None if standout is None else standout.verdict,
         "p_value": None if standout is None else standout.p_value,
         "p_value_resolution": None if standout is None else standout.resolution,
+        "artist_standing_out": evidence.artist_standing_out(q),
+        "artist_p_value": evidence.artist_standouts[q].p_value if evidence.artist_standouts else None,
         "membership_gap": None if member is None else member.gap,
         "membership_p_value": None if member is None else member.p_value,
     }

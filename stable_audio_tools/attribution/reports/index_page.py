@@ -63,9 +63,12 @@ def _short(evidence: Evidence) -> list[Markup]:
     if evidence.standouts:
         count = len(evidence.standouts)
         out = sum(found.verdict == STANDS_OUT for found in evidence.standouts)
-        blocks.append(
-            text(f"A track stands out for {out} of {count} clips; chance gives about {ALPHA * count:.1f}.")
-        )
+        artists = ""
+        if evidence.artist_standouts:
+            by = sum(found.verdict == STANDS_OUT for found in evidence.artist_standouts)
+            artists = f", the tracks of an artist together for {by}"
+        chance = f"chance gives about {ALPHA * count:.1f}"
+        blocks.append(text(f"A track stands out for {out} of {count} clips{artists}; {chance}."))
     blocks.append(text(f"What a score is: {STATEMENT[0].lower()}{STATEMENT[1:]}"))
     health = evidence.health
     if health.one_ranking:
@@ -100,11 +103,15 @@ def _clips(evidence: Evidence) -> Markup:
         row: list[Cell] = [link(page_name(q), str(clip.get("sample_id"))), str(clip.get("prompt") or "")]
         if evidence.standouts:
             row += [evidence.standouts[q].verdict, f"{evidence.standouts[q].p_value:.3f}"]
+        if evidence.artist_standouts:
+            artist = evidence.artist_standouts[q]
+            row += [evidence.artist_standing_out(q) or "none", f"{artist.p_value:.3f}"]
         row += [track_title(first), str(first.get("artist") or "")]
         if evidence.resampled:
             row.append(f"{evidence.resampled[q].first_share:.0%}")
         rows.append(row)
     verdict = ["verdict", "p"] if evidence.standouts else []
+    verdict += ["artist that stands out", "p"] if evidence.artist_standouts else []
     steady = ["stays first"] if evidence.resampled else []
     return table(["clip", "prompt", *verdict, "first track", "artist", *steady], rows)
 

@@ -110,20 +110,8 @@ class SampleSpace:
         return cross @ self.inverse
 
     def scores_left_out(self, member: Tensor) -> Tensor:
-        """Scores (N, N) that track i gets as a query when the tracks of its own group are not there.
-
-        ``member`` (N,) numbers the groups. The columns of a track's own group are NaN. Exact, without another
-        inversion: for the rows g of a group, K_g,-g (K_-g + lambda)^-1 = -(A_gg)^-1 A_g,-g, by the formula of
-        the inverse of a block matrix.
-        """
-        scores = torch.full_like(self.inverse, torch.nan)
-        for group in member.unique().tolist():
-            inside = member == group
-            own = self.inverse[inside][:, inside]
-            others = self.inverse[inside][:, ~inside]
-            if others.shape[1]:
-                scores[inside.nonzero(), (~inside).nonzero().T] = -torch.linalg.lstsq(own, others).solution
-        return scores
+        """Scores (N, N) of the tracks as queries, see :func:`scores_left_out`."""
+        return scores_left_out(self.inverse, member)
 
     def between_parts(
         self, query_parts: Tensor, track_parts: Tensor, query_cross: Tensor, track_cross: Tensor
@@ -138,3 +126,20 @@ class SampleSpace:
         """
         direct = query_parts[:, : self._dim] @ track_parts[:, : self._dim].T * self._scale
         return (direct - self.scores(query_cross) @ track_cross.T) / self.regularisation
+
+
+def scores_left_out(inverse: Tensor, member: Tensor) -> Tensor:
+    """Scores (N, N) that track i gets as a query when the tracks of its own group are not there.
+
+    ``inverse`` (N, N) is A, ``member`` (N,) numbers the groups. The columns of a track's own group are NaN.
+    Exact, without another inversion: for the rows g of a group, K_g,-g (K_-g + lambda)^-1 is -A_gg^-1 A_g,-g
+    by the formula of the inverse of a block matrix.
+    """
+    scores = torch.full_like(inverse, torch.nan)
+    for group in member.unique().tolist():
+        inside = member == group
+        own = inverse[inside][:, inside]
+        others = inverse[inside][:, ~inside]
+        if others.shape[1]:
+            scores[inside.nonzero(), (~inside).nonzero().T] = -torch.linalg.lstsq(own, others).solution
+    return scores

@@ -179,6 +179,45 @@ def test_a_copy_stands_out_and_noise_does_not(tmp_path):
     assert NOTHING in {item.verdict for item in found}
 
 
+def by_artists(count, each, dim, seed):
+    """Tracks that share a direction with the others of their artist, and new ones of the first artists."""
+    habits = 0.5 * draw(count, dim, seed=seed).repeat_interleave(each, dim=0)
+    tracks = habits + 3 * draw(count * each, dim, seed=seed + 1)
+    asked = habits[::each] + draw(count, dim, seed=seed + 2)
+    names = [f"artist {n // each}" for n in range(count * each)]
+    return (
+        tracks,
+        asked,
+        group_tracks([{"sample_id": str(n), "artist": a} for n, a in enumerate(names)], "artist"),
+    )
+
+
+def test_an_artist_stands_out_where_no_single_track_does(tmp_path):
+    tracks, asked, artists = by_artists(10, 20, 600, 11)
+    space = SampleSpace(store_of(tmp_path / "t", tracks), list(range(200)), ScoreSettings())
+    scores = space.scores(space.cross(store_of(tmp_path / "q", asked, "q"))[0])
+    left_out = space.scores_left_out(artists.member)
+    alone, together = (
+        standouts(scores, null_evidence(left_out, "score_squared", groups), "score_squared", groups)
+        for groups in (None, artists)
+    )
+    assert [item.group for item in together] == list(range(10))
+    count = [sum(item.verdict == STANDS_OUT for item in found) for found in (alone, together)]
+    assert count[1] >= 7
+    assert count[1] - count[0] >= 4
+
+
+def test_unrelated_clips_have_no_artist_that_stands_out(tmp_path):
+    tracks, _, artists = by_artists(10, 20, 600, 11)
+    space = SampleSpace(store_of(tmp_path / "t", tracks), list(range(200)), ScoreSettings())
+    other = by_artists(60, 1, 600, 21)[0]
+    scores = space.scores(space.cross(store_of(tmp_path / "q", other, "q"))[0])
+    null = null_evidence(space.scores_left_out(artists.member), "score_squared", artists)
+    found = standouts(scores, null, "score_squared", artists)
+    assert 0.3 < np.mean([item.p_value for item in found]) < 0.7
+    assert sum(item.verdict == STANDS_OUT for item in found) <= 8
+
+
 def test_evidence_does_not_depend_on_the_size_of_a_query_and_few_tracks_tell_nothing():
     scores, null = draw(1, 30), draw(50, seed=1).abs()
     one, ten = (standouts(scores * scale, null, "score")[0] for scale in (1, 10))
