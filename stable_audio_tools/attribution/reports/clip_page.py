@@ -66,39 +66,39 @@ def clip_page(evidence: Evidence, clip: int, media: Media, top: int) -> Page:
 
 
 def verdict_blocks(evidence: Evidence, clip: int) -> list[Markup]:
-    """What may be said of a clip: whether a track stands out, how steady the first is, and the limits."""
+    """What may be said of a clip: whether anything stands out, how steady the first is, and the limits."""
     blocks = []
+    name = evidence.artist_standing_out(clip)
+    if name is not None:
+        p = f"p = {evidence.artist_standouts[clip].p_value:.3f}"
+        blocks.append(
+            text(f"The tracks of “{name}” together stand out from what unrelated ones score ({p}).")
+        )
     if evidence.standouts:
-        found = evidence.standouts[clip]
-        p = f"p = {found.p_value:.3f}, from {evidence.null_size} tracks asked as if they were clips"
-        if found.verdict == STANDS_OUT:
-            blocks.append(text(f"The first track stands out from what unrelated music would score ({p})."))
-        elif found.verdict == NOTHING:
-            blocks.append(
-                warning(
-                    "No track stands out. The evidence for the first track is no better than what unrelated"
-                    f" music of this catalogue scores ({p}). The tracks below are the first of an order that"
-                    " could be chance."
-                )
-            )
-        else:
-            few = (
-                f"with {evidence.null_size} tracks for comparison no p-value is below {found.resolution:.2f}"
-            )
-            blocks.append(warning(f"{TOO_FEW.capitalize()}: {few}."))
-    if evidence.artist_standouts:
-        found, name = evidence.artist_standouts[clip], evidence.artist_standing_out(clip)
-        p = f"p = {found.p_value:.3f}"
-        if name is not None:
-            blocks.append(
-                text(f"The tracks of “{name}” together stand out from what unrelated ones would score ({p}).")
-            )
-        elif found.verdict == NOTHING:
-            blocks.append(text(f"No artist's tracks together stand out ({p})."))
+        blocks.append(_track_verdict(evidence, clip, name is not None))
+    if evidence.artist_standouts and evidence.artist_standouts[clip].verdict == NOTHING:
+        p = f"p = {evidence.artist_standouts[clip].p_value:.3f}"
+        blocks.append(text(f"No artist's tracks together stand out ({p})."))
     if evidence.resampled:
         share = evidence.resampled[clip].first_share
         blocks.append(text(f"The first track stays first in {share:.0%} of the resamples."))
     return [*blocks, text(f"What a score is: {STATEMENT[0].lower()}{STATEMENT[1:]}")]
+
+
+def _track_verdict(evidence: Evidence, clip: int, artist_stands_out: bool) -> Markup:
+    found = evidence.standouts[clip]
+    p = f"p = {found.p_value:.3f}, from {evidence.null_size} tracks asked as if they were clips"
+    if found.verdict == STANDS_OUT:
+        return text(f"The first track stands out from what unrelated music would score ({p}).")
+    if found.verdict == TOO_FEW:
+        few = f"with {evidence.null_size} tracks for comparison no p-value is below {found.resolution:.2f}"
+        return warning(f"{TOO_FEW.capitalize()}: {few}.")
+    if artist_stands_out:
+        return text(f"No single track does ({p}): which of them comes first could be chance.")
+    return warning(
+        "No track stands out. The evidence for the first track is no better than what unrelated music of this"
+        f" catalogue scores ({p}). The tracks below are the first of an order that could be chance."
+    )
 
 
 def group_table(evidence: Evidence, clip: int, groups: Groups) -> Markup:
