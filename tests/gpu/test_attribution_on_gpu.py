@@ -55,9 +55,10 @@ def rows(network: DiffusionTransformer, batch: Tensor, device: str, precision: s
         }
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             output = network(x, torch.full((len(x),), 0.4, device=device), **conditioning)
-        return (output.float() ** 2).flatten(1).mean(1)
+        norm = (output.float() ** 2).flatten(1).mean(1)
+        return torch.stack([norm, norm.sqrt()], dim=1)
 
-    gradients = HookedGradients(network, rank=8, **options)
+    gradients = HookedGradients(network, rank=8, measurements=2, **options)
     with exact_float32(), repeatable(torch.device(device)):
         return gradients(batch.to(device), [measured, measured]).cpu()
 
