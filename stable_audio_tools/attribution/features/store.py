@@ -54,7 +54,7 @@ class FeatureStore:
         self._features = np.load(folder / "features.npy", mmap_mode="r")
         self._scales = np.load(folder / "scales.npy", mmap_mode="r")
         self._latents = np.load(folder / "latents.npy", mmap_mode="r")
-        self._weights: np.ndarray[Any, Any] | None = None
+        self._weights: Tensor | None = None
 
     @classmethod
     def create(
@@ -236,27 +236,32 @@ class FeatureStore:
     def weighted(self, weights: Tensor) -> FeatureStore:
         """The same store, of which each column is read times its weight, (D,)."""
         weighted = copy.copy(self)
-        weighted._weights = weights.double().numpy()
+        weighted._weights = weights
         return weighted
 
     def features(self, columns: slice = slice(None)) -> Tensor:
         """Columns of all rows, (N, d) float64."""
-        return torch.from_numpy(self._read(slice(None), columns, np.float64))
+        return self._read(slice(None), columns, torch.float64)
 
-    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    def block(
+        self, rows: slice = slice(None), columns: slice = slice(None), device: torch.device | str = "cpu"
+    ) -> Tensor:
         """Some rows and columns, (n, d) float32, in memory of their own."""
-        return torch.from_numpy(self._read(rows, columns, np.float32))
+        return self._read(rows, columns, torch.float32, device)
 
-    def _read(self, rows: slice, columns: slice, dtype: Any) -> np.ndarray[Any, Any]:
-        values = np.array(self._features[rows, columns], dtype=dtype)
-        start, stop, _ = columns.indices(self.dim)
-        length = self.dim // self._parts_of_a_row
-        for part, scales in enumerate(np.asarray(self._scales[rows], dtype=dtype).T):
-            own = slice(max(0, part * length - start), max(0, min(stop, (part + 1) * length) - start))
-            values[:, own] *= scales[:, None]
-        if self._weights is not None:
-            values *= self._weights[columns].astype(dtype)
-        return values
+    def _read(
+        self, rows: slice, columns: slice, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        # as they are on the disk to the device, and there made what they mean
+        values = torch.from_numpy(np.array(self._features[rows, columns])).to(device).to(dtype)
+        if self._features.dtype == np.float16:
+            start, stop, _ = columns.indices(self.dim)
+            length = self.dim // self._parts_of_a_row
+            scales = torch.from_numpy(np.array(self._scales[rows])).to(values)
+            for part in range(self._parts_of_a_row):
+                own = slice(max(0, part * length - start), max(0, min(stop, (part + 1) * length) - start))
+                values[:, own] *= scales[:, part, None]
+        return values if self._weights is None else values * self._weights[columns].to(values)
 
     def latents(self) -> Tensor:
         """Mean and standard deviation of each row's latents over time, (N, E) float64."""

@@ -86,7 +86,7 @@ def products(
     norms, shared, square = _zeros(count, device=device), _zeros(count, device=device), 0.0
     cross, own, own_shared = (_zeros(*shape, device=device) for shape in ((asked, count), (asked,), (asked,)))
     for columns, tracks, centre in _centred(train, dim, device):
-        clips = queries.block(columns=columns).to(device) - centre
+        clips = queries.block(columns=columns, device=device) - centre
         if gram is not None:
             gram += tracks @ tracks.T
         cross += clips @ tracks.T
@@ -126,13 +126,18 @@ def cross_products(
     train: FeatureStore, queries: FeatureStore, found: Decomposition, device: torch.device
 ) -> Tensor:
     """Inner products of queries and tracks, (Q, N) float64: one pass over the tracks' rows in float32."""
-    cross = torch.zeros(len(queries), len(train), dtype=torch.float64, device=device)
-    square = (found.centre.double() ** 2).sum()
+    dim = len(found.centre)
+    clips = queries.block(columns=slice(0, dim), device=device) - found.centre.to(device)
+    parts = []
     with exact_float32():
-        for columns in _blocks(len(found.centre), COLUMNS_AT_ONCE):
-            clips = queries.block(columns=columns).to(device) - found.centre[columns].to(device)
-            cross += clips @ train.block(columns=columns).to(device).T
-    return cross.cpu() + found.shared[None, :] + square
+        for rows in _blocks(len(train), max(1, NUMBERS_AT_ONCE // dim)):
+            tracks = train.block(rows, slice(0, dim), device)
+            part = _zeros(len(clips), len(tracks), device=device)
+            for columns in _blocks(dim, COLUMNS_AT_ONCE):
+                part += clips[:, columns] @ tracks[:, columns].T
+            parts.append(part.cpu())
+    square = (found.centre.double() ** 2).sum()
+    return torch.cat(parts, dim=1) + found.shared[None, :] + square
 
 
 def sketched_scores(
@@ -226,7 +231,7 @@ def _centred(train: FeatureStore, dim: int, device: torch.device) -> Iterator[tu
     """Columns of all tracks less their mean, (N, d) float32, with which they are and the mean (d,)."""
     with exact_float32():
         for columns in _blocks(dim, min(COLUMNS_AT_ONCE, max(1, NUMBERS_AT_ONCE // len(train)))):
-            tracks = train.block(columns=columns).to(device)
+            tracks = train.block(columns=columns, device=device)
             centre = tracks.mean(0)
             tracks -= centre
             yield columns, tracks, centre
