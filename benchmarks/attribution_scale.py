@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.evidence.confidence import BLOCKS, null_evidence, resample, standouts
+from stable_audio_tools.attribution.evidence.gather import CLIPS_AT_ONCE
 from stable_audio_tools.attribution.features.store import FeatureStore
 from stable_audio_tools.attribution.scoring.groups import group_tracks
 from stable_audio_tools.attribution.scoring.kernels import EXACT_ROWS
@@ -101,9 +102,8 @@ def algebra_of_a_report(
         standouts(scores, null_evidence(left_out, "score_squared", groups), "score_squared", groups)
     print(f"{'verdicts':28s} {time.perf_counter() - started:8.1f} s")
     started, K = time.perf_counter(), FeatureSettings().K
-    at_once = 16
-    for start in range(0, len(clips), at_once):
-        parts = space.scores(space.cross(clips, BLOCKS, rows=slice(start, start + at_once)))
+    for start in range(0, len(clips), CLIPS_AT_ONCE):
+        parts = space.scores(space.cross(clips, BLOCKS, rows=slice(start, start + CLIPS_AT_ONCE)))
         for number in range(parts.shape[1]):
             each = parts[:, number, None].expand(-1, K, -1)
             resample(each, each.sum((0, 1)), [artists], "score_squared", 0, str(start + number))

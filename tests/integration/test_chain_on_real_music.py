@@ -240,7 +240,7 @@ def test_every_clip_ranks_every_training_track_once(chain: Chain) -> None:
 def test_a_copy_of_a_training_track_is_attributed_to_it(chain: Chain) -> None:
     (ranked,) = ranking(chain.root / "outputs" / "of-a-copy").values()
     assert ranked[0]["sample_id"] == f"fma/{ORIGINAL}"
-    assert float(ranked[0]["score_squared"]) > 10 * float(ranked[1]["score_squared"])
+    assert float(ranked[0]["score_squared"]) > 4 * float(ranked[1]["score_squared"])
 
 
 def test_quality_is_measured_and_its_limits_are_said(chain: Chain) -> None:

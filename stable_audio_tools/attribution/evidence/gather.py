@@ -42,7 +42,8 @@ SEGMENT_TIMESTEPS = 3
 _MATCHED_FROM = 10
 """The track for comparison is one of this many that are closest in similarity to the first track."""
 
-_CLIPS_AT_ONCE = 16
+CLIPS_AT_ONCE = 64
+"""Clips whose intervals are taken in one pass over the tracks' rows."""
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -235,8 +236,8 @@ def _resample(asked: Asked, evidence: Evidence, space: SampleSpace, settings: Re
     parts = timestep_rows(asked.measured, asked.query_source, asked.folder / "query_timesteps")
     K = asked.measured.settings.K
     seed = asked.measured.settings.seed
-    for start in track(range(0, len(evidence.clips), _CLIPS_AT_ONCE), "intervals"):
-        clips = range(start, min(start + _CLIPS_AT_ONCE, len(evidence.clips)))
+    for start in track(range(0, len(evidence.clips), CLIPS_AT_ONCE), "intervals"):
+        clips = range(start, min(start + CLIPS_AT_ONCE, len(evidence.clips)))
         rows = slice(clips.start * K, clips.stop * K)
         scores = space.scores(space.cross(parts, BLOCKS, rows=rows)).unflatten(1, (len(clips), K))
         evidence.resampled += [
