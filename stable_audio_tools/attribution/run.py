@@ -16,7 +16,7 @@ from stable_audio_tools.attribution.queries import TrackSource, query_source, tr
 from stable_audio_tools.attribution.reports.write import Run, write_report
 from stable_audio_tools.attribution.scoring.groups import group_tracks, write_groups
 from stable_audio_tools.attribution.scoring.ranking import RANK_BY, write_ranking
-from stable_audio_tools.attribution.scoring.scores import ScoreSettings, score_many
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings, require_fitting, score_many
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import ALONE, device_of, share_of
 from stable_audio_tools.errors import UsageError
@@ -204,6 +204,8 @@ def run_attribution(
     Raises:
         StableAudioError: see :func:`extract` and :func:`score_stores`.
     """
+    settings, score_settings = settings or FeatureSettings(), score_settings or ScoreSettings()
+    require_fitting(score_settings, settings.to_dict(), "this run")  # before hours of work
     extract_both(
         model,
         train_dataset_config,
@@ -223,15 +225,14 @@ def run_attribution(
     if report is None:
         return files
     stores = [FeatureStore.open(folder / name) for name in (TRAIN_FEATURES, QUERY_FEATURES)]
-    settings, scoring = settings or FeatureSettings(), score_settings or ScoreSettings()
     run = Run(
         model,
         Path(train_dataset_config),
         Path(queries),
         folder,
         settings,
-        scoring,
-        rank_by or _rank_by(stores[0], scoring),
+        score_settings,
+        rank_by or _rank_by(stores[0], score_settings),
         batch_size,
         num_workers,
         device,

@@ -379,4 +379,4 @@ def _differences(wanted: Stamp, found: Stamp, prefix: str = "") -> list[tuple[st
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 16 else text[:12] + "..."
+    return text if len(text) <= 48 else text[:12] + "..."  # hashes are longer

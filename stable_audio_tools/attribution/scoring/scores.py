@@ -11,7 +11,7 @@ with one float64 eigendecomposition of the N x N kernel Phi Phi^T.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.features.store import FeatureStore
-from stable_audio_tools.attribution.scoring.balance import balanced, measurements_of
+from stable_audio_tools.attribution.scoring.balance import balanced
 from stable_audio_tools.attribution.scoring.baselines import (
     clap_cosine,
     latent_cosine,
@@ -153,16 +153,6 @@ def kernels(
 def _used_columns(train: FeatureStore, used_dim: int | None) -> int:
     if used_dim is None:
         return train.dim
-    names = measurements_of(train)
-    if len(names) > 1:
-        raise UsageError(
-            f"used_dim is for features of one measurement; {train.folder} holds {' and '.join(names)}"
-        )
-    settings = train.meta["stamp"].get("settings", {})
-    if settings.get("mode") != "dense" or not settings.get("proj_dim"):
-        raise UsageError(
-            f"used_dim belongs to dense features; {train.folder} holds {settings.get('mode')} ones"
-        )
     if used_dim > train.dim:
         raise UsageError(f"used_dim is {used_dim}, but {train.folder} has {train.dim} columns")
     return used_dim
@@ -218,11 +208,6 @@ def _products(train: FeatureStore, queries: FeatureStore, used_dim: int | None) 
 
 def trak(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings) -> Tensor:
     """TRAK for diffusion models (Park et al. 2023): the same estimator, on the gradient of the loss only."""
-    measurement = train.meta["stamp"].get("settings", {}).get("f")
-    if measurement != "loss":
-        raise UsageError(
-            f"method 'trak' needs features of f 'loss'; {train.folder} has {measurement!r}, use 'dtrak'"
-        )
     return dtrak(train, queries, settings)
 
 
@@ -251,6 +236,23 @@ METHODS: dict[str, Method] = {
 """By name. A new one is a function of two stores in a file of its own, and a line here."""
 
 
+def require_fitting(settings: ScoreSettings, features: Mapping[str, Any], where: str) -> None:
+    """Check that features of these settings can be scored so; ``where`` says in a message what holds them.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    f = features.get("f", "loss")
+    if settings.method == "trak" and f != "loss":
+        raise UsageError(f"method 'trak' needs features of f 'loss'; {where} has {f!r}, use 'dtrak'")
+    if settings.used_dim is None:
+        return
+    if "+" in f:
+        raise UsageError(f"used_dim is for features of one measurement (--f); {where} has {f!r}")
+    if features.get("mode") != "dense" or not features.get("proj_dim"):
+        raise UsageError(f"used_dim belongs to dense features; {where} has {features.get('mode')} ones")
+
+
 def score(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings | None = None) -> Tensor:
     """Scores (Q, N) in float64 of every track for every query.
 
@@ -260,6 +262,7 @@ def score(train: FeatureStore, queries: FeatureStore, settings: ScoreSettings | 
     """
     settings = settings or ScoreSettings()
     train.require_comparable(queries)
+    require_fitting(settings, train.meta["stamp"].get("settings", {}), str(train.folder))
     scores = METHODS[settings.method](train, queries, settings)
     if not torch.isfinite(scores).all():
         raise StoreError(

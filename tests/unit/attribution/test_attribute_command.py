@@ -46,6 +46,17 @@ def test_parts_of_a_run_end_with_the_tables(in_one_command, tmp_path, capsys):
     assert len(read(out / "ranking.csv")) == 2 * 8
 
 
+@pytest.mark.parametrize("shard", [[], ["--shard", "0/2"]])
+@pytest.mark.parametrize("flags", [["--method", "trak"], ["--mode", "dense", "--used-dim", "8"]])
+def test_scores_that_features_cannot_give_are_refused_before_the_work(
+    in_one_command, tmp_path, capsys, flags, shard
+):
+    arguments = [flag for flag in in_one_command if flag not in ("--proj-rank", "2")]
+    assert run(*arguments, *flags, *shard, "--output-dir", tmp_path / "out") == 2
+    assert "this run has 'mean-squared-l2-norm+loss'" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "out").rglob("features.npy"))
+
+
 def test_every_documented_flag_of_the_dense_mode(in_one_command, tmp_path):
     flags = [
         *("--mode", "dense", "--proj-dim", "24", "--used-dim", "12", "--lambda-reg", "100", "--f", "l2-norm"),
