@@ -44,7 +44,7 @@ MeasuredPass = Callable[[B], Tensor]
 
 RANKS = (16, 32, 64)
 ENOUGH = 50_000
-"""Numbers of a row from which inner products are as good as those of whole gradients, as far as retrained
+"""Numbers of a gradient from which inner products are as good as those of whole ones, as far as retrained
 models can tell (docs/results.md); the smallest of the ranks that gives as many is taken."""
 
 

@@ -48,16 +48,17 @@ def standing_table(
     inverse = (vectors * damped_inverse(values, regularisation(values, lambda_scale))) @ vectors.T
     left_out, scores = scores_left_out(inverse, groups.member), kernels.cross @ inverse
     rows = []
-    for what, within in (("a track", None), ("an artist", groups)):
+    levels: list[tuple[str, Groups | None]] = [("a track", None)]
+    levels += [("an artist", groups)] if groups.known else []
+    for what, within in levels:
         null = null_evidence(left_out, rank_by, within)
         for kind, queries in asked.items():
             found = standouts(scores[list(queries)], null, rank_by, within)
             rows.append(_row(what, kind, found, [theirs[q] for q in queries], within))
         alone = []
         for query in asked[without_artist]:
-            other = groups.member != (
-                groups.names.index(str(theirs[query])) if theirs[query] in artists else -1
-            )
+            name = theirs[query]
+            other = groups.member != (groups.names.index(name) if name and name in groups.names else -1)
             # exact: what the artist's tracks had is shared out among the others
             rest = scores[query, other] + scores[query, ~other] @ left_out[~other][:, other]
             part = None if within is None else Groups("artist", groups.names, groups.member[other], 0)

@@ -55,3 +55,14 @@ def test_what_is_left_after_an_artist_is_that_of_a_world_without(monkeypatch):
     kernel = kernels.tracks[kept][:, kept] + regularisation * torch.eye(9, dtype=torch.float64)
     torch.testing.assert_close(seen[1][0], torch.linalg.solve(kernel, kernels.cross[0, kept]))
     assert seen[2].shape == (1, 12)
+
+
+def test_tracks_without_artists_are_judged_one_by_one():
+    draw = torch.Generator().manual_seed(5)
+    kernels = Kernels.of(torch.randn(30, 50, generator=draw), torch.randn(4, 50, generator=draw))
+    rows = standing_table(kernels, 1.0, "score", [None] * 30, {"held-out": range(4)}, [None] * 4, "held-out")
+    assert [row["what"] for row in rows] == ["a track", "a track"]
+    assert rows[0]["stand_out"] == rows[1]["stand_out"]
+    some = ["artist 1", *[None] * 29]
+    rows = standing_table(kernels, 1.0, "score", some, {"held-out": range(4)}, [None] * 4, "held-out")
+    assert [row["count"] for row in rows] == [4] * 4
