@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from random_models import OPEN_1_0, with_random_text_encoder
-from torch import Tensor
 
 from stable_audio_tools.attribution.features.extract import extract_features
 from stable_audio_tools.attribution.queries import train_source
@@ -33,6 +32,7 @@ from stable_audio_tools.audio.files import save_audio
 from stable_audio_tools.inference.pre_encode import pre_encode
 from stable_audio_tools.inference.pre_encode_settings import PreEncodeSettings
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.schema.reader import read_model_config
 
@@ -120,10 +120,7 @@ def measure(options: argparse.Namespace) -> None:
     device = device_of(share, options.device)
     if share.world_size > 1:
         dist.init_process_group("gloo")
-    model = create_model_from_config(read_model_config(options.work / "model.json"))
-    state: dict[str, Tensor] = torch.load(options.work / "model.ckpt", weights_only=True)["state_dict"]
-    model.load_state_dict(state)
-    model.to(device)
+    model = ModelFiles(options.work / "model.json", options.work / "model.ckpt").load_conditional(device)
     settings = FeatureSettings(precision=options.precision)
     rates = {}
     for name in options.sources:

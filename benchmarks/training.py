@@ -22,11 +22,10 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
@@ -40,11 +39,11 @@ from stable_audio_tools.models.adapters.lora import apply_lora
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.schema.reader import parse_model_config
-from stable_audio_tools.training import ema
+from stable_audio_tools.training import ema, speed
+from stable_audio_tools.training import module as trainers
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
-from stable_audio_tools.training.speed import make_fast
 
 PEAK = 790e12
 """Dense bfloat16 products per second that torch reaches on an H100 or H200, measured."""
@@ -206,7 +205,7 @@ def _measure(
         apply_lora(model, parsed.lora)
         if variant.precision == "bf16-mixed":
             hold_base(model.model, torch.bfloat16)
-    with _looped(variant.loops):
+    with patch.object(trainers, "EMA", LoopedAverage if variant.loops else ema.EMA):
         module = create_training_wrapper_from_config(
             parsed, model, lora=variant.lora, ema_on_cpu=variant.ema_on_cpu
         )
@@ -219,8 +218,9 @@ def _measure(
     strategy = "auto" if options.devices == 1 else "ddp"
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     hardware = Hardware(accelerator, options.devices, 1, variant.precision, strategy)
-    with _compiled_with(variant.options):
-        make_fast(module, settings, hardware)
+    options_of_compile = {**speed.COMPILE_OPTIONS, **dict.fromkeys(variant.options, True)}
+    with patch.object(speed, "COMPILE_OPTIONS", options_of_compile):
+        speed.make_fast(module, settings, hardware)
     clock = Clock(device)
     trainer = pl.Trainer(
         **hardware.trainer_options(),
@@ -261,32 +261,6 @@ def _measure(
 def _collate(items: list[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, tuple[dict[str, Any], ...]]:
     crops, infos = zip(*items, strict=True)
     return torch.stack(crops), tuple(infos)
-
-
-@contextmanager
-def _compiled_with(options: tuple[str, ...]) -> Iterator[None]:
-    """Compile with more options than are shipped."""
-    from stable_audio_tools.training import speed
-
-    shipped = speed.COMPILE_OPTIONS
-    speed.COMPILE_OPTIONS = {**shipped, **dict.fromkeys(options, True)}
-    try:
-        yield
-    finally:
-        speed.COMPILE_OPTIONS = shipped
-
-
-@contextmanager
-def _looped(wanted: bool) -> Iterator[None]:
-    """Build trainers with the public kind of average."""
-    from stable_audio_tools.training import module
-
-    kind = module.EMA
-    module.EMA = LoopedAverage if wanted else kind  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        module.EMA = kind  # type: ignore[misc]
 
 
 def _products(config: Any, length: int) -> float:

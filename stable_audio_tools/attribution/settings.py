@@ -86,6 +86,11 @@ class FeatureSettings:
                     f"param_regex {self.param_regex!r} is not a regular expression: {error}"
                 ) from error
 
+    @property
+    def measurements(self) -> list[str]:
+        """Names of what is differentiated."""
+        return measurement_names(self.f)
+
     def comparable(self) -> dict[str, Any]:
         """The settings that must agree between two stores whose rows are compared."""
         unused = {"hooked": "proj_dim", "dense": "proj_rank"}[self.mode]

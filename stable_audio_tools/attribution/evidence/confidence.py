@@ -69,8 +69,8 @@ class Standout:
     p_value: float
     resolution: float
     verdict: str
-    group: int | None = None
-    """The artist with that evidence, by its place among the groups."""
+    place: int
+    """The track or the group with that evidence."""
 
 
 def resample(
@@ -135,9 +135,7 @@ def null_evidence(left_out: Tensor, rank_by: str, groups: Groups | None = None) 
     seen = ~left_out.isnan()
     enough = seen.sum(1) >= 2
     values = torch.where(seen, left_out, 0.0)
-    if groups is not None:
-        return _group_evidence(values, seen, rank_by, groups).amax(1)[enough]
-    return _evidence(values, seen, rank_by)[enough]
+    return _evidence(values, seen, rank_by, groups).amax(1)[enough]
 
 
 def standouts(
@@ -147,40 +145,33 @@ def standouts(
 
     Of single tracks, or of ``groups``, as the null is.
     """
-    seen = torch.ones_like(scores, dtype=torch.bool)
-    first: list[int | None] = [None] * len(scores)
-    if groups is None:
-        found = _evidence(scores, seen, rank_by)
-    else:
-        found, place = _group_evidence(scores, seen, rank_by, groups).max(1)
-        first = list(place.tolist())
+    found, places = _evidence(scores, torch.ones_like(scores, dtype=torch.bool), rank_by, groups).max(1)
     resolution = 1 / (1 + len(null))
     results = []
-    for evidence, group in zip(found.tolist(), first, strict=True):
+    for evidence, place in zip(found.tolist(), places.tolist(), strict=True):
         p_value = (1 + int((null >= evidence).sum())) / (1 + len(null))
         verdict = TOO_FEW if resolution > alpha else STANDS_OUT if p_value <= alpha else NOTHING
-        results.append(Standout(evidence, p_value, resolution, verdict, group))
+        results.append(Standout(evidence, p_value, resolution, verdict, place))
     return results
 
 
-def _group_evidence(scores: Tensor, seen: Tensor, rank_by: str, groups: Groups) -> Tensor:
-    """What each group has of all values beyond its share of the tracks, over the root of its size, (Q, G).
+def _evidence(scores: Tensor, seen: Tensor, rank_by: str, groups: Groups | None) -> Tensor:
+    """The evidence for each track (Q, N) or group (Q, G); -inf where none of it is seen.
 
-    -inf where none of it is seen.
+    Of a track its score, of any sign for squares, over the root mean square of those seen. Of a group what
+    it has of all ranked values beyond its share of the tracks, over the root of its size.
     """
+    tiny = torch.finfo(scores.dtype).tiny
+    if groups is None:
+        sized = scores if rank_by == "score" else scores.abs()
+        spread = ((scores**2 * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)).sqrt()
+        relative = torch.where(spread > 0, sized / spread.clamp(min=tiny), 0.0)
+        return torch.where(seen, relative, -torch.inf)
     values = torch.where(seen, ranked_values(scores, rank_by), 0.0)
     size = groups.sums(seen.to(values.dtype))
-    whole = values.abs().sum(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    whole = values.abs().sum(1, keepdim=True).clamp(min=tiny)
     beyond = groups.sums(values) / whole - size / size.sum(1, keepdim=True)
     return torch.where(size > 0, beyond / size.clamp(min=1).sqrt(), -torch.inf)
-
-
-def _evidence(scores: Tensor, seen: Tensor, rank_by: str) -> Tensor:
-    """Largest score, or largest of any sign, over the root mean square of those seen."""
-    sized = scores if rank_by == "score" else scores.abs()
-    largest = torch.where(seen, sized, -torch.inf).amax(1)
-    spread = ((scores**2 * seen).sum(1) / seen.sum(1)).sqrt()
-    return torch.where(spread > 0, largest / spread.clamp(min=torch.finfo(scores.dtype).tiny), 0.0)
 
 
 def _counts(rows: int, size: int, draws: torch.Generator) -> Tensor:

@@ -117,10 +117,9 @@ class Evidence:
 
     def artist_standing_out(self, clip: int) -> str | None:
         """The artist whose tracks together stand out for a clip."""
-        found = self.artist_standouts[clip] if self.artist_standouts else None
-        if found is None or found.group is None or found.verdict != STANDS_OUT:
+        if not self.artist_standouts or self.artist_standouts[clip].verdict != STANDS_OUT:
             return None
-        return self.artists.names[found.group]
+        return self.artists.names[self.artist_standouts[clip].place]
 
     def ranked(self, clip: int) -> list[int]:
         """Tracks of a clip from first to last."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
-from stable_audio_tools.attribution.gradients.measurements import measurement_names
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable, worth_compiling
 from stable_audio_tools.attribution.gradients.rows import DenseGradients, GradientFeatures, HookedGradients
 from stable_audio_tools.attribution.gradients.task import DiffusionTask
@@ -65,7 +64,7 @@ def gradient_features(
     if regex is None and adapted_layers(network):
         regex = ADAPTER_REGEX
     common: dict[str, Any] = {
-        "measurements": len(measurement_names(settings.f)),
+        "measurements": len(settings.measurements),
         "seed": settings.seed,
         "param_regex": regex,
         "prefix": NETWORK_PREFIX,
@@ -126,7 +125,7 @@ def extract_features(
             "crops": settings.crops(),
         },
         dtype=settings.store_dtype,
-        measurements=len(measurement_names(settings.f)),
+        measurements=len(settings.measurements),
         info={"settings": settings.to_dict(), "left_out": gradients.left_out},
         part=(share.rank, share.world_size),
     )

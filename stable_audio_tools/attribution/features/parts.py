@@ -150,7 +150,7 @@ def _create(
             **stamp,
         },
         dtype=measured.settings.store_dtype,
-        measurements=len(measurement_names(measured.settings.f)),
+        measurements=len(measured.settings.measurements),
         info={"settings": measured.settings.to_dict()},
     )
 

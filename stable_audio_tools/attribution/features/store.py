@@ -135,7 +135,8 @@ class FeatureStore:
         return int(self.meta["rows"]["dim"])
 
     @property
-    def _parts_of_a_row(self) -> int:
+    def measurements(self) -> int:
+        """Parts of a row, of the same length."""
         return int(self.meta["rows"]["measurements"])
 
     @property
@@ -162,7 +163,7 @@ class FeatureStore:
                     f"{self.sample_ids[row]}: its gradient is not finite; check the audio file and the"
                     " checkpoint, or extract in float32"
                 )
-        parts = values.reshape(len(values), self._parts_of_a_row, -1)
+        parts = values.reshape(len(values), self.measurements, -1)
         scales = np.ones(parts.shape[:2], np.float32)
         if self._features.dtype == np.float16:  # squared norms of whole models overflow it
             scales = np.maximum(np.abs(parts).max(axis=2), np.finfo(np.float32).tiny)
@@ -233,8 +234,8 @@ class FeatureStore:
         ids = self.sample_ids
         return [found.get(row, {"row": row, "sample_id": ids[row]}) for row in range(len(self))]
 
-    def weighted(self, weights: Tensor) -> FeatureStore:
-        """The same store, of which each column is read times its weight, (D,)."""
+    def weighted(self, weights: Tensor | None) -> FeatureStore:
+        """The same store, of which each column is read times its weight, (D,); as it is for None."""
         weighted = copy.copy(self)
         weighted._weights = weights
         return weighted
@@ -256,9 +257,9 @@ class FeatureStore:
         values = torch.from_numpy(np.array(self._features[rows, columns])).to(device).to(dtype)
         if self._features.dtype == np.float16:
             start, stop, _ = columns.indices(self.dim)
-            length = self.dim // self._parts_of_a_row
+            length = self.dim // self.measurements
             scales = torch.from_numpy(np.array(self._scales[rows])).to(values)
-            for part in range(self._parts_of_a_row):
+            for part in range(self.measurements):
                 own = slice(max(0, part * length - start), max(0, min(stop, (part + 1) * length) - start))
                 values[:, own] *= scales[:, part, None]
         return values if self._weights is None else values * self._weights[columns].to(values)

@@ -158,10 +158,10 @@ class HookedGradients:
                 numbers = measured(batch).reshape(len(batch), self.measurements).sum(0)
                 for m, number in enumerate(numbers):
                     pending.features = features[m]
+                    if slots is not None:
+                        slots.aim(m)
                     number.backward(retain_graph=m + 1 < self.measurements)
                     pending.flush()
-                    if slots is not None:
-                        slots.collect(m)
         if slots is not None:
             for layer, rows in slots.gradients():
                 features[..., self.spans[layer.name]] += rows
@@ -282,12 +282,14 @@ class DenseGradients:
                 row = torch.zeros(self.measurements, self.projection.size, device=parameters[0].device)
                 for measured in passes:
                     for m, number in enumerate(measured(sample).reshape(self.measurements)):
+                        more = m + 1 < self.measurements
                         grads = torch.autograd.grad(
-                            number, parameters, retain_graph=True, materialize_grads=True
+                            number, parameters, retain_graph=more, materialize_grads=True
                         )
                         row[m] += torch.cat([grad.flatten().float() for grad in grads])
-                rows.append(self.projection(row).flatten())
-        return torch.stack(rows)
+                rows.append(row)
+        projected = self.projection(torch.cat(rows))  # once a batch: its matrix is made anew in each call
+        return projected.unflatten(0, (len(batch), self.measurements)).flatten(1)
 
 
 @contextmanager

@@ -236,11 +236,9 @@ class TapSlots:
         for layer, slot in zip(self._layers, self._leaf.split(self._widths, dim=1), strict=True):
             cast("Any", layer.module).slot = slot
 
-    def collect(self, measurement: int) -> None:
-        """Add what a backward pass has left here to the gradients of its measurement."""
-        if self._leaf.grad is not None:
-            self._sums[measurement] += self._leaf.grad
-            self._leaf.grad = None
+    def aim(self, measurement: int) -> None:
+        """Let the next backward pass add to the gradients of this measurement."""
+        self._leaf.grad = self._sums[measurement]
 
     def gradients(self) -> Iterator[tuple[LayerSketch, Tensor]]:
         """Each layer with its projected gradients (M, B, dim), summed over the passes."""

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stable_audio_tools.attribution.features.extract import gradient_features
-from stable_audio_tools.attribution.gradients.measurements import measure, measurement_names
+from stable_audio_tools.attribution.gradients.measurements import measure
 from stable_audio_tools.attribution.gradients.numerics import exact_float32
 from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.settings import FeatureSettings
@@ -44,8 +44,8 @@ class FeaturePlan:
     @property
     def passes(self) -> int:
         """Passes over every track, whole gradients counted twice."""
-        names = measurement_names(self.settings.f)
-        return len(self.e_seeds) * self.settings.K * len(names) * (1 + self.whole)
+        backward = self.settings.K * len(self.settings.measurements)
+        return len(self.e_seeds) * backward * (1 + self.whole)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def kernels_of(
     model: Any, tracks: LatentBatch, queries: LatentBatch, plan: FeaturePlan, batch_size: int = 64
 ) -> Kernels:
     """Inner products of the gradients of ``model`` that ``plan`` names."""
-    names = measurement_names(plan.settings.f)
+    names = plan.settings.measurements
     if not plan.whole:
         rows = [projected_gradients(model, batch, plan, batch_size) for batch in (tracks, queries)]
         parts = [both.unflatten(1, (len(names), -1)).unbind(1) for both in rows]

@@ -69,18 +69,19 @@ class Scorer:
         found = singles[0] if len(singles) == 1 else sum(map(_even, singles), torch.zeros(()))
         return found**2 if method.square else found
 
-    def kernels_beside(self, method: Method) -> Kernels:
-        """The kernels whose inverse ``method`` takes; it has no parts."""
-        return Kernels.beside([self.kernels[plan] for plan in method.plans])
+    def beside(self, plans: tuple[str, ...]) -> Kernels:
+        """The kernels of rows of all ``plans`` beside each other."""
+        return Kernels.beside([self.kernels[plan] for plan in plans])
 
     def _single(self, plans: tuple[str, ...], method: Method) -> Tensor:
-        held = Kernels.beside([self.kernels[plan] for plan in plans])
         if method.estimator == "graddot":
-            return held.cross
+            return self.beside(plans).cross
         if method.estimator == "gradcos":
+            held = self.beside(plans)
             lengths = held.own.clamp(min=0).sqrt()[:, None] * held.tracks.diagonal().clamp(min=0).sqrt()[None]
             return held.cross / lengths.clamp(min=torch.finfo(torch.float64).tiny)
         if plans not in self._spectra:
+            held = self.beside(plans)
             values, vectors = torch.linalg.eigh(held.tracks)
             self._spectra[plans] = values, vectors, held.cross @ vectors
         values, vectors, projected = self._spectra[plans]

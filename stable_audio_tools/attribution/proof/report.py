@@ -77,7 +77,7 @@ def proof_report(
     if shipped is not None and not shipped.parts and shipped.estimator == "dtrak":
         kinds = {kind: experiment.rows_of(kind) for kind in (GENERATED, HELD_OUT, COPY)}
         report["standing out"] = standing_table(
-            scorer.kernels_beside(shipped),
+            scorer.beside(shipped.plans),
             shipped.lambda_scale,
             "score_squared" if shipped.square else "score",
             experiment.data.groups,

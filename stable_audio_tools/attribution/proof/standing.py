@@ -75,7 +75,7 @@ def _row(
     row = {"what": what, "queries": kind, "count": len(found), "stand_out": sum(out), "level": ALPHA}
     if groups is not None:
         row["right"] = sum(
-            yes and item.group is not None and groups.names[item.group] == artist
+            yes and groups.names[item.place] == artist
             for yes, item, artist in zip(out, found, theirs, strict=True)
         )
     return row

@@ -69,16 +69,14 @@ def verdict_blocks(evidence: Evidence, clip: int) -> list[Markup]:
     """What may be said of a clip: whether anything stands out, how steady the first is, and the limits."""
     blocks = []
     name = evidence.artist_standing_out(clip)
-    if name is not None:
-        p = f"p = {evidence.artist_standouts[clip].p_value:.3f}"
-        blocks.append(
-            text(f"The tracks of “{name}” together stand out from what unrelated ones score ({p}).")
-        )
+    artist = evidence.artist_standouts[clip] if evidence.artist_standouts else None
+    if artist is not None and name is not None:
+        said = f"The tracks of “{name}” together stand out from what unrelated ones score"
+        blocks.append(text(f"{said} (p = {artist.p_value:.3f})."))
     if evidence.standouts:
         blocks.append(_track_verdict(evidence, clip, name is not None))
-    if evidence.artist_standouts and evidence.artist_standouts[clip].verdict == NOTHING:
-        p = f"p = {evidence.artist_standouts[clip].p_value:.3f}"
-        blocks.append(text(f"No artist's tracks together stand out ({p})."))
+    if artist is not None and artist.verdict == NOTHING:
+        blocks.append(text(f"No artist's tracks together stand out (p = {artist.p_value:.3f})."))
     if evidence.resampled:
         share = evidence.resampled[clip].first_share
         blocks.append(text(f"The first track stays first in {share:.0%} of the resamples."))

@@ -13,7 +13,6 @@ from stable_audio_tools.attribution.evidence.gather import Evidence
 from stable_audio_tools.attribution.evidence.hubs import NEARLY_ONE
 from stable_audio_tools.attribution.reports.clip_page import page_name, track_title
 from stable_audio_tools.attribution.reports.export import RunFacts
-from stable_audio_tools.attribution.scoring.groups import Groups
 from stable_audio_tools.attribution.scoring.ranking import ranked_values
 from stable_audio_tools.report.page import Cell, Page, code, link, table, text, warning
 from stable_audio_tools.schema.attribution import STATEMENT
@@ -41,9 +40,8 @@ def index_page(evidence: Evidence, facts: RunFacts, settings: Mapping[str, Any],
     )
     page.section("In short", *_short(evidence))
     page.section("Clips", text(_READING), _clips(evidence))
-    artists = next(groups for groups in evidence.groups if groups.key == "artist")
-    if artists.known:
-        page.section("Artists over all clips", *_artists(evidence, artists))
+    if evidence.artists.known:
+        page.section("Artists over all clips", *_artists(evidence))
     if evidence.membership is not None:
         page.section("Was it in the training set?", text(_MEMBERSHIP), *_membership(evidence))
     rows: list[list[Cell]] = [["run", facts.run_id]]
@@ -116,8 +114,9 @@ def _clips(evidence: Evidence) -> Markup:
     return table(["clip", "prompt", *verdict, "first track", "artist", *steady], rows)
 
 
-def _artists(evidence: Evidence, artists: Groups) -> list[Markup]:
+def _artists(evidence: Evidence) -> list[Markup]:
     """How often each artist is first, and its mean over the clips."""
+    artists = evidence.artists
     values = ranked_values(evidence.scores.double(), evidence.rank_by)
     average = artists.times_average(values)
     first = Counter(artists.sums(values).argmax(1).tolist())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.features.store import FeatureStore
-from stable_audio_tools.attribution.scoring.balance import balanced, column_weights
+from stable_audio_tools.attribution.scoring.balance import column_weights
 from stable_audio_tools.attribution.scoring.kernels import kept_decomposition
 from stable_audio_tools.attribution.scoring.scores import ScoreSettings, damped_inverse, regularisation
 
@@ -49,8 +49,8 @@ class SampleSpace:
         settings: ScoreSettings,
         device: torch.device | str = "cpu",
     ) -> None:
-        (self._train,) = balanced(train)
         self._weights = column_weights(train)
+        self._train = train.weighted(self._weights)
         # float64 is missing on Apple's GPUs
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._rows = torch.tensor(rows)
@@ -59,10 +59,9 @@ class SampleSpace:
         if found is None:
             values, vectors = torch.linalg.eigh(self._kernel())
         else:
-            values, vectors = found.values * self._scale, found.vectors.to(self._device)
+            values, vectors = (found.values * self._scale).to(self._device), found.vectors.to(self._device)
         self.regularisation = regularisation(values, settings.lambda_scale, settings.lambda_reg)
-        damped = damped_inverse(values, self.regularisation).to(self._device)
-        inverse = (vectors * damped) @ vectors.T
+        inverse = (vectors * damped_inverse(values, self.regularisation)) @ vectors.T
         self.inverse = inverse.cpu()
         """A, (N, N) float64."""
 
@@ -87,7 +86,7 @@ class SampleSpace:
         Columns go to blocks in turn, :data:`UNIT` at a time. Every block then holds some columns of every
         layer's projection, which are independent draws of the same thing, so blocks differ by those alone.
         """
-        store = self._read(store)
+        store = store.weighted(self._weights)
         count = len(range(*rows.indices(len(store))))
         products = torch.zeros(blocks, count, len(self._rows), dtype=torch.float64, device=self._device)
         for columns, tracks in self._blocks():
@@ -100,10 +99,7 @@ class SampleSpace:
 
     def rows(self, store: FeatureStore) -> Tensor:
         """All rows of ``store`` as they are compared, (R, D) float64."""
-        return self._read(store).features()
-
-    def _read(self, store: FeatureStore) -> FeatureStore:
-        return store if self._weights is None else store.weighted(self._weights)
+        return store.weighted(self._weights).features()
 
     def scores(self, cross: Tensor) -> Tensor:
         """Scores (..., N) from inner products (..., N)."""

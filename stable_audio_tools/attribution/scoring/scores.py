@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.features.store import FeatureStore
+from stable_audio_tools.attribution.gradients.measurements import measurement_names
 from stable_audio_tools.attribution.scoring.balance import balanced
 from stable_audio_tools.attribution.scoring.baselines import (
     clap_cosine,
@@ -247,7 +248,7 @@ def require_fitting(settings: ScoreSettings, features: Mapping[str, Any], where:
         raise UsageError(f"method 'trak' needs features of f 'loss'; {where} has {f!r}, use 'dtrak'")
     if settings.used_dim is None:
         return
-    if "+" in f:
+    if len(measurement_names(f)) > 1:
         raise UsageError(f"used_dim is for features of one measurement (--f); {where} has {f!r}")
     if features.get("mode") != "dense" or not features.get("proj_dim"):
         raise UsageError(f"used_dim belongs to dense features; {where} has {features.get('mode')} ones")

@@ -201,7 +201,7 @@ def test_an_artist_stands_out_where_no_single_track_does(tmp_path):
         standouts(scores, null_evidence(left_out, "score_squared", groups), "score_squared", groups)
         for groups in (None, artists)
     )
-    assert [item.group for item in together] == list(range(10))
+    assert [item.place for item in together] == list(range(10))
     count = [sum(item.verdict == STANDS_OUT for item in found) for found in (alone, together)]
     assert count[1] >= 7
     assert count[1] - count[0] >= 4

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stable_audio_tools.attribution.features.store import FeatureStore
+from stable_audio_tools.attribution.gradients.measurements import measurement_names
 from stable_audio_tools.attribution.scoring.groups import group_tracks, write_groups
 from stable_audio_tools.attribution.scoring.ranking import order, write_ranking
 from stable_audio_tools.attribution.scoring.scores import METHODS, ScoreSettings, regularised_scores, score
@@ -24,6 +25,7 @@ def store(folder, rows, settings=SETTINGS, dtype="float32"):
         latent_dim=rows.shape[1],
         stamp={"checkpoint": "c", "model_config": "m", "adapter": None, "settings": settings},
         dtype=dtype,
+        measurements=len(measurement_names(settings["f"])),
     )
     made.write(range(len(rows)), rows, rows, [{"sample_id": name} for name in made.sample_ids])
     return FeatureStore.open(folder)
