@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,11 +34,14 @@ from stable_audio_tools.inference.pre_encode import pre_encode
 from stable_audio_tools.inference.pre_encode_settings import PreEncodeSettings
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.files import ModelFiles
+from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.schema.reader import read_model_config
 
 SOURCES = ("latents", "recordings")
 CATALOGUE = 5000
+RECORDINGS = 16
+"""Different ones; writing more would take longer than reading them."""
 
 
 def main() -> None:
@@ -76,12 +80,17 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     config["model"]["pretransform"]["model_half"] = options.precision == "bfloat16"
     write_json(folder / "model.json", config)
     torch.manual_seed(0)
-    model = create_model_from_config(read_model_config(folder / "model.json"))
+    with resolve_device(options.device):
+        model = create_model_from_config(read_model_config(folder / "model.json"))
     torch.save({"state_dict": model.state_dict()}, folder / "model.ckpt")
+    del model
     shape = config["audio_channels"], config["sample_size"]
     for number in range(options.tracks):
         path = folder / "music" / f"{number:04d}.flac"
-        save_audio(path, torch.randn(shape, generator=generator(number)) * 0.1, config["sample_rate"])
+        if number < RECORDINGS:
+            save_audio(path, torch.randn(shape) * 0.1, config["sample_rate"])
+        else:
+            shutil.copy(folder / "music" / f"{number % RECORDINGS:04d}.flac", path)
         path.with_suffix(".txt").write_text(f"noise number {number}")
     entry = {"id": "music", "path": str(folder / "music")}
     write_json(folder / "recordings.json", {"dataset_type": "audio_dir", "datasets": [entry]})
@@ -98,10 +107,6 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         pre_encode(settings)
         stored = {"id": "stored", "path": str(folder / "stored")}
         write_json(folder / "latents.json", {"dataset_type": "pre_encoded", "datasets": [stored]})
-
-
-def generator(number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(number)
 
 
 def run(folder: Path, gpus: int) -> dict[str, float]:

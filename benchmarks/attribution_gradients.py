@@ -1,11 +1,11 @@
 """Time per track and timestep of attribution gradients, beside the forward and backward pass they ride on.
 
 The network has the shape of a shipped config and random weights; latents and conditioning are random.
-``bare`` is forward and backward down to the latents, without parameter gradients; ``training`` makes those
-too; ``hooked`` makes a projected gradient per sample, of as many measurements as are asked for: two, each
-with a backward pass of its own, is what the command does. Each runs eagerly and with compiled blocks, and is
-printed beside the bare pass of its own kind and the arithmetic limit: the operations of the bare pass,
-counted, at what the GPU multiplies at best.
+Each job is a forward pass and a backward pass for each measurement; two measurements are what the command
+takes. ``bare`` goes down to the latents, without parameter gradients; ``training`` makes those too;
+``hooked`` makes a projected gradient per sample. Each runs eagerly and with compiled blocks, and is printed
+beside the bare job of its own kind and the arithmetic limit: the operations of the bare job, counted, at what
+the GPU multiplies at best.
 
     python benchmarks/attribution_gradients.py --precision bfloat16 --batch-size 16
     python benchmarks/attribution_gradients.py --precision bfloat16 --batch-size 16 --profile
@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
 from stable_audio_tools.attribution.gradients.rows import HookedGradients
+from stable_audio_tools.attribution.gradients.taps import keeping_buffers
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.nn.transformer import TransformerBlock
 from stable_audio_tools.runtime.device import resolve_device
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--proj-rank", type=int, default=16)
     parser.add_argument("--param-regex", default=None)
-    parser.add_argument("--measurements", type=int, default=2, help="of the hooked pass")
+    parser.add_argument("--measurements", type=int, default=2, help="backward passes of a forward pass")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default=None)
     parser.add_argument("--repeats", type=int, default=5)
@@ -109,16 +110,21 @@ def main() -> None:
         number = measured(inputs)
         return torch.stack([number ** (1 + m) for m in range(options.measurements)], dim=1)
 
+    def backward() -> None:
+        numbers = several(batch).sum(0)
+        for m, number in enumerate(numbers):
+            number.backward(retain_graph=m + 1 < len(numbers))
+
     def bare() -> None:
         network.requires_grad_(False)
         batch.x.requires_grad_(True)
-        measured(batch).sum().backward()
+        backward()
         batch.x.requires_grad_(False)
         batch.x.grad = None
 
     def training() -> None:
         network.requires_grad_(True)
-        measured(batch).sum().backward()
+        backward()
         network.zero_grad(set_to_none=True)
         network.requires_grad_(False)
 
@@ -180,7 +186,8 @@ def compiled_blocks(network: nn.Module, backend: str) -> Iterator[None]:
     for block in blocks:
         block._compiled_call_impl = torch.compile(block._call_impl, backend=backend, dynamic=False)
     try:
-        yield
+        with keeping_buffers():
+            yield
     finally:
         for block in blocks:
             del block._compiled_call_impl

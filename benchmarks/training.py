@@ -3,8 +3,7 @@
 Random weights, latents and prompts; everything else is what ``sat train`` does: the Lightning trainer, T5,
 guidance dropout, keyed draws, the optimizer and the average. The first variant, ``public``, is how the public
 package trains: every block computed again in the backward pass, nothing compiled, an optimizer and an average
-that go from parameter to parameter. ``graphs`` and ``cpp`` are for the batch at which launching kernels takes
-longer than they do.
+that go from parameter to parameter.
 
     python benchmarks/training.py --batch-size 8 32
     python benchmarks/training.py --batch-size 4 --variants bf16 lora --precision bf16-mixed
@@ -61,8 +60,6 @@ class Variant:
     loops: bool = False
     ema_on_cpu: bool = False
     lora: bool = False
-    options: tuple[str, ...] = ()
-    """Of ``torch.compile`` besides those that are shipped."""
 
 
 VARIANTS = {
@@ -70,8 +67,6 @@ VARIANTS = {
     "eager": Variant("bf16-mixed", compile=False),
     "fp16": Variant("16-mixed"),
     "bf16": Variant(),
-    "graphs": Variant(options=("triton.cudagraphs",)),
-    "cpp": Variant(options=("cpp_wrapper",)),
     "half": Variant(checkpointing="half"),
     "full": Variant(checkpointing="full"),
     "adam8bit": Variant(optimizer="AdamW8bit"),
@@ -218,9 +213,7 @@ def _measure(
     strategy = "auto" if options.devices == 1 else "ddp"
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     hardware = Hardware(accelerator, options.devices, 1, variant.precision, strategy)
-    options_of_compile = {**speed.COMPILE_OPTIONS, **dict.fromkeys(variant.options, True)}
-    with patch.object(speed, "COMPILE_OPTIONS", options_of_compile):
-        speed.make_fast(module, settings, hardware)
+    speed.make_fast(module, settings, hardware)
     clock = Clock(device)
     trainer = pl.Trainer(
         **hardware.trainer_options(),

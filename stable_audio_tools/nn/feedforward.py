@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,25 @@ class GatedLinear(nn.Module):
         self.proj = nn.Linear(dim, inner_dim * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and type(self.proj) is nn.Linear:
-            # two products, so that the compiled gradient of the gate need not be joined to that of the value
-            halves = zip(self.proj.weight.chunk(2), self.proj.bias.chunk(2), strict=True)
-            value, gate = (F.linear(x, weight, bias) for weight, bias in halves)
-        else:
-            value, gate = self.proj(x).chunk(2, dim=-1)
+        value, gate = self._halves(x)
         return value * self.act(gate)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and gate. Compiled they are two products, so that their gradients need not be joined."""
+        halves: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(self.proj, "halves", None)
+        if torch.compiler.is_compiling() and halves is not None:
+            return halves(x)
+        if torch.compiler.is_compiling() and type(self.proj) is nn.Linear:
+            return linear_halves(self.proj, x)
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value, gate
+
+
+def linear_halves(linear: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of what ``linear`` makes of ``x``, as products of their own."""
+    parts = zip(linear.weight.chunk(2), linear.bias.chunk(2), strict=True)
+    first, second = (F.linear(x, weight, bias) for weight, bias in parts)
+    return first, second
 
 
 class FeedForward(nn.Module):

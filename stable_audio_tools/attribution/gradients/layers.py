@@ -141,10 +141,17 @@ def multiply(gradients: Tensor, inputs: Tensor, bias_row: Tensor | None = None) 
 
     ``bias_row`` (i,) or (M, 1, i) is added to every input.
     """
-    inputs = inputs.float()
+    if _SUMS_IN_FLOAT32 and gradients.is_cuda and gradients.dtype == inputs.dtype:
+        products = torch.bmm(gradients.mT, inputs, out_dtype=torch.float32)
+    else:
+        products = torch.bmm(gradients.float().mT, inputs.float())
     if bias_row is not None:
-        inputs = inputs + bias_row
-    return torch.bmm(gradients.float().transpose(1, 2), inputs).flatten(1)
+        products = products + gradients.float().sum(1).unsqueeze(2) * bias_row
+    return products.flatten(1)
+
+
+_SUMS_IN_FLOAT32 = "dtype" in torch.ops.aten.bmm.overloads()
+"""Whether torch (2.8 and up) can multiply in half precision, exactly, and add up in float32."""
 
 
 def compute_dtype(inputs: Tensor) -> torch.dtype:
@@ -164,13 +171,13 @@ class LinearSketch(MatrixSketch):
         return self.module.out_features, self.module.in_features
 
     def project_inputs(self, inputs: Tensor, matrix: Tensor) -> Tensor:
-        rows = _positions(inputs)
+        rows = positions(inputs)
         if not self.has_weight:
             return matrix.new_zeros(*rows.shape[:2], matrix.shape[1])
         return rows.to(matrix.dtype) @ matrix
 
     def project_gradient(self, gradient: Tensor, matrix: Tensor) -> Tensor:
-        return _positions(gradient) @ matrix
+        return positions(gradient) @ matrix
 
 
 class Conv1dSketch(MatrixSketch):
@@ -225,7 +232,7 @@ class EmbeddingSketch(MatrixSketch):
         return matrix[indices].masked_fill(is_padding[..., None], 0)
 
     def project_gradient(self, gradient: Tensor, matrix: Tensor) -> Tensor:
-        return _positions(gradient) @ matrix
+        return positions(gradient) @ matrix
 
 
 class NormSketch(LayerSketch):
@@ -272,15 +279,14 @@ class NormSketch(LayerSketch):
 
 def bias_gradient(gradient: Tensor) -> Tensor:
     """The gradient of a bias over the last axis, (B, D) float32: output gradients (B, ..., D), summed."""
-    return _positions(gradient).float().sum(1)
+    return positions(gradient).float().sum(1)
 
 
 def gain_gradient(
     normalize: Callable[[Tensor, float], Tensor], inputs: Tensor, gradient: Tensor, eps: float
 ) -> Tensor:
     """The gradient of a norm's gain, (B, D) float32: output gradients times normalised inputs, summed."""
-    products = normalize(inputs.float(), eps) * gradient.float()
-    return products.flatten(1, -2).sum(1) if products.ndim > 2 else products
+    return positions(normalize(inputs.float(), eps) * gradient.float()).sum(1)
 
 
 def _gain_gradient(like: Tensor) -> Callable[..., Tensor]:
@@ -333,7 +339,7 @@ class RMSNormSketch(NormSketch):
     normalize = staticmethod(rms_norm)
 
 
-def _positions(values: Tensor) -> Tensor:
+def positions(values: Tensor) -> Tensor:
     """(B, ..., D) as (B, S, D), and (B, D) as one position."""
     return values.flatten(1, -2) if values.ndim > 2 else values[:, None]
 

@@ -27,33 +27,39 @@ from stable_audio_tools.attribution.gradients.layers import (
     gain_gradient,
     layer_norm,
     multiply,
+    positions,
     rms_norm,
 )
 from stable_audio_tools.nn import norms
+from stable_audio_tools.nn.feedforward import linear_halves
 from stable_audio_tools.nn.transformer import TransformerBlock
-
-FUSED_PRODUCT = 4096
-"""Numbers of a product up to which it is left to the compiler as a sum, which needs no copies in float32."""
 
 
 class _LinearTap(torch.autograd.Function):
-    """The output as it is; the gradient of ``slot`` (B, o i) is the layer's projected gradient."""
+    """The outputs as they are; the gradient of ``slot`` (B, o i) is the layer's projected gradient."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, slot: Tensor, captured: Tensor, out_projection: Tensor) -> Tensor:
-        ctx.save_for_backward(captured, out_projection)
-        return output.view_as(output)
+    def forward(
+        ctx: Any,
+        slot: Tensor,
+        captured: Tensor,
+        out_projection: Tensor,
+        bias_row: Tensor | None,
+        *outputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(captured, out_projection, bias_row)
+        return tuple(output.view_as(output) for output in outputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        captured, out_projection = ctx.saved_tensors
-        gradient = gradients[0]
-        rows = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient.unsqueeze(1)
-        projected = rows @ out_projection.to(rows.dtype)
-        if torch.compiler.is_compiling() and projected.shape[2] * captured.shape[2] <= FUSED_PRODUCT:
-            pairs = projected.float().unsqueeze(-1) * captured.float().unsqueeze(-2)
-            return gradient, pairs.sum(1).flatten(1), None, None
-        return gradient, multiply(projected, captured), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        captured, out_projection, bias_row = ctx.saved_tensors
+        matrices = out_projection.split([gradient.shape[-1] for gradient in gradients])
+        parts = [
+            positions(gradient) @ matrix.to(gradient.dtype)
+            for gradient, matrix in zip(gradients, matrices, strict=True)
+        ]
+        product = multiply(sum(parts[1:], parts[0]), captured, bias_row)
+        return product, None, None, None, *gradients
 
 
 class _NormTap(torch.autograd.Function):
@@ -92,13 +98,18 @@ class _TappedLinear(nn.Linear, _Tapped):
     bias_row: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
-        output = F.linear(input, self.weight, self.bias)
+        return self._tapped(input, F.linear(input, self.weight, self.bias))[0]
+
+    def halves(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The halves of the output, made apart."""
+        value, gate = self._tapped(input, *linear_halves(self, input))
+        return value, gate
+
+    def _tapped(self, input: Tensor, *outputs: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            rows = input.flatten(1, -2) if input.ndim > 2 else input.unsqueeze(1)
-            captured = rows.to(self.in_projection.dtype) @ self.in_projection
-            if self.bias_row is not None:
-                captured = captured.float() + self.bias_row
-        return cast("Tensor", _LinearTap.apply(output, self.slot, captured, self.out_projection))
+            captured = positions(input).to(self.in_projection.dtype) @ self.in_projection
+        tapped = _LinearTap.apply(self.slot, captured, self.out_projection, self.bias_row, *outputs)
+        return cast("tuple[Tensor, ...]", tapped)
 
 
 class _TappedNorm(_Tapped):
@@ -139,7 +150,7 @@ def is_compiler_error(error: RuntimeError) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
-def _keeping_buffers() -> AbstractContextManager[Any]:
+def keeping_buffers() -> AbstractContextManager[Any]:
     """Let compiled backward passes leave what the forward pass kept, so that another can follow."""
     import torch._functorch.config as config
 
@@ -196,7 +207,7 @@ class TappedBlocks:
             measurements: how many backward passes go through one forward pass.
         """
         slots = TapSlots(self.layers, size, measurements)
-        with _keeping_buffers() if measurements > 1 else nullcontext():
+        with keeping_buffers() if measurements > 1 else nullcontext():
             try:
                 for layer in self.layers:
                     module: Any = layer.module

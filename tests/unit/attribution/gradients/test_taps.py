@@ -55,7 +55,7 @@ def build(**options: Any) -> tuple[DiffusionTransformer, Latents]:
     network = DiffusionTransformer(DiTConfig(**{**PLAIN, **options})).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    inputs = torch.randn(3, 4, 10), torch.rand(3), torch.randn(3, 5, 16), torch.randn(3, 8)
+    inputs = torch.randn(3, 4, 40), torch.rand(3), torch.randn(3, 5, 16), torch.randn(3, 8)
     return network, Latents(*inputs)
 
 
@@ -96,7 +96,7 @@ def test_taps_give_the_rows_of_hooks_under_autocast():
     hooked = HookedGradients(network, rank=4)
     tapped = HookedGradients(network, rank=4, compiled_batch=3, backend="aot_eager")
     expected, found = (g(batch, passes(network, "bfloat16")) for g in (hooked, tapped))
-    assert_same(found, expected, hooked.spans)
+    assert_same(found, expected, hooked.spans, tolerance=0.02)  # the halves of a gate are rounded apart
     exact = hooked(batch, passes(network))
     assert ((expected - exact).norm() / exact.norm()) < 0.1
 
