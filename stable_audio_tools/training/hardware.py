@@ -126,7 +126,11 @@ def _check_sharding(precision: str, ema_on_cpu: bool, idle_parameters: bool) -> 
 
 
 def _made_here(strategy: str) -> Any:
-    """The strategy itself where it is not one of Lightning's."""
+    """The strategy itself where Lightning's own of this name does not do."""
+    if strategy.startswith("deepspeed"):
+        known = StrategyRegistry[strategy]
+        # at the start it sends all parameters from the first process, and the average's are on the CPU
+        return known["strategy"](process_group_backend="cpu:gloo,cuda:nccl", **known["init_params"])
     if strategy != "fsdp":
         return strategy
     from stable_audio_tools.training.sharding import ShardedStrategy  # it is of use on several GPUs only

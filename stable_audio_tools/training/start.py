@@ -52,8 +52,8 @@ def prepare_model(
         raise UsageError("--load-partial: adapters need the whole model that they adapt; leave it out")
     if settings.lora_ckpt_path and not lora:
         raise UsageError("--lora-ckpt-path: only train_lora.py takes it")
-    with torch.random.fork_rng():
-        torch.manual_seed(seeds.derive_seed("init", settings.seed))
+    with torch.random.fork_rng(devices=[]):  # it is made on the CPU; other GPUs are not this process's
+        torch.default_generator.manual_seed(seeds.derive_seed("init", settings.seed))
         model = create_model_from_config(config)
     loaded = _load_weights(model, config, settings, resuming)
     if reports is not None:
