@@ -1,9 +1,9 @@
 """Time per track and timestep of attribution gradients, beside the forward and backward pass they ride on.
 
 The network has the shape of a shipped config and random weights; latents and conditioning are random.
-Each job is a forward pass and a backward pass for each measurement; two measurements are what the command
-takes. ``bare`` goes down to the latents, without parameter gradients; ``training`` makes those too;
-``hooked`` makes a projected gradient per sample. Each runs eagerly and with compiled blocks, and is printed
+A job is what a batch takes: five timesteps, each a forward pass and a backward pass for each of the two
+measurements. ``bare`` goes down to the latents, without parameter gradients; ``training`` makes those too;
+``hooked`` makes projected gradients per sample. Each runs eagerly and with compiled blocks, and is printed
 beside the bare job of its own kind and the arithmetic limit: the operations of the bare job, counted, at what
 the GPU multiplies at best.
 
@@ -27,13 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
 from stable_audio_tools.attribution.gradients.rows import HookedGradients
 from stable_audio_tools.attribution.gradients.taps import keeping_buffers
+from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.nn.transformer import TransformerBlock
 from stable_audio_tools.runtime.device import resolve_device
 from stable_audio_tools.schema.model import DiffusionCondModelConfig
 from stable_audio_tools.schema.reader import read_model_config
 
-TRACKS, TIMESTEPS = 5000, 5
+TRACKS, TIMESTEPS = 5000, FeatureSettings().K
 PEAK = {"bfloat16": 790.0, "float32": 60.0}
 """TFLOP/s of one H100 or H200: dense bfloat16 as measured, and float32 without TF32."""
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--measurements", type=int, default=2, help="backward passes of a forward pass")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default=None)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peak", type=float, default=None, help="TFLOP/s of the limit.")
     parser.add_argument("--eager-only", action="store_true", help="Compile nothing.")
     parser.add_argument("--backend", default="inductor", help="Of torch.compile.")
@@ -110,10 +111,13 @@ def main() -> None:
         number = measured(inputs)
         return torch.stack([number ** (1 + m) for m in range(options.measurements)], dim=1)
 
+    passes = [several] * TIMESTEPS
+
     def backward() -> None:
-        numbers = several(batch).sum(0)
-        for m, number in enumerate(numbers):
-            number.backward(retain_graph=m + 1 < len(numbers))
+        for measure in passes:
+            numbers = measure(batch).sum(0)
+            for m, number in enumerate(numbers):
+                number.backward(retain_graph=m + 1 < len(numbers))
 
     def bare() -> None:
         network.requires_grad_(False)
@@ -133,26 +137,26 @@ def main() -> None:
     print(f"batch {size}, {options.precision}, {device_name(device)}, torch {torch.__version__}")
     with FlopCounterMode(display=False) as counter:
         bare()
-    limit = counter.get_total_flops() / size / ((options.peak or PEAK[options.precision]) * 1e9)
+    limit = counter.get_total_flops() / TIMESTEPS / size / ((options.peak or PEAK[options.precision]) * 1e9)
     print(f"arithmetic limit {limit:.2f} ms a track and timestep")
 
     report = Report(device, size, options.repeats, limit)
     report.add("bare", bare)
     report.add("training", training)
-    report.add("hooked", lambda: eager(batch, [several]))
+    report.add("hooked", lambda: eager(batch, passes))
     if options.profile:
-        profile("hooked", lambda: eager(batch, [several]), device)
+        profile("hooked", lambda: eager(batch, passes), device)
     if options.eager_only:
         return
-    rows = eager(batch, [several])
+    rows = eager(batch, passes)
     with compiled_blocks(network, options.backend):
         report.base = 0.0
         report.add("bare, compiled", bare)
         report.add("training, compiled", training)
-    report.add("hooked, compiled", lambda: compiled(batch, [several]))
+    report.add("hooked, compiled", lambda: compiled(batch, passes))
     if options.profile:
-        profile("hooked, compiled", lambda: compiled(batch, [several]), device)
-    difference = (compiled(batch, [several]) - rows).norm() / rows.norm()
+        profile("hooked, compiled", lambda: compiled(batch, passes), device)
+    difference = (compiled(batch, passes) - rows).norm() / rows.norm()
     print(f"rows of hooked and compiled differ by {difference:.1e} of their length")
 
 
@@ -168,7 +172,7 @@ class Report:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        each = seconds(run, self.device, self.repeats) / self.size * 1000
+        each = seconds(run, self.device, self.repeats) / TIMESTEPS / self.size * 1000
         self.base = self.base or each
         memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if on_gpu else ""
         print(

@@ -41,6 +41,8 @@ class EMA(nn.Module):
         self.power = power
         self.on_cpu = on_cpu
         self.ema_model = copy.deepcopy(model).requires_grad_(False).eval()
+        if on_cpu:
+            self.ema_model.to("cpu")
         self.register_buffer("initted", torch.tensor(False))
         self.register_buffer("step", torch.tensor(0))
         self._updates: int | None = None

@@ -76,6 +76,12 @@ def test_an_average_off_the_device_stays_there_but_for_visits():
         assert far.ema_model.weight.device.type == "cpu"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
+def test_an_average_off_the_device_of_a_model_that_was_made_there():
+    assert EMA(nn.Linear(2, 2).cuda(), on_cpu=True).ema_model.weight.device.type == "cpu"
+
+
 def test_an_update_goes_on_where_a_checkpoint_left_it(layer):
     first = EMA(layer)
     for _ in range(3):
