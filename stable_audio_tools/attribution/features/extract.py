@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable, worth_compiling
 from stable_audio_tools.attribution.gradients.rows import DenseGradients, GradientFeatures, HookedGradients
-from stable_audio_tools.attribution.gradients.task import DiffusionTask
+from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.queries import TrackSource
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import ALONE
@@ -143,18 +144,34 @@ def extract_features(
         num_workers,
     )
     with exact_float32(settings.precision == "float32"), repeatable(device):
+        unwritten: Callable[[], None] | None = None
         for rows, (audio, infos) in zip(batches, track(loader, description, total=len(batches)), strict=True):
-            batch = task.prepare(audio, infos)
+            batch = task.prepare(audio, infos)  # its text is encoded while a GPU is at the batch before
+            if unwritten is not None:
+                unwritten()
             features = gradients(batch, task.passes)
-            kept = torch.tensor([float("replaced" not in info) for info in infos], device=features.device)
-            statistics = latent_statistics(batch.latents, batch.mask) * kept[:, None]
-            store.write(rows, features * kept[:, None], statistics, [_record(info) for info in infos])
+            unwritten = partial(_write, store, rows, features, batch, infos)
+        if unwritten is not None:
+            unwritten()
     if not store.finish():
         others = share.world_size - 1
         say(
             f"{store_dir}: done here; {len(store.missing())} rows of the {others} other processes are to come"
         )
     return store
+
+
+def _write(
+    store: FeatureStore,
+    rows: Sequence[int],
+    features: Tensor,
+    batch: LatentBatch,
+    infos: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a batch. A track that training had to replace was not trained on: its row stays zero."""
+    kept = torch.tensor([float("replaced" not in info) for info in infos], device=features.device)
+    statistics = latent_statistics(batch.latents, batch.mask) * kept[:, None]
+    store.write(rows, features * kept[:, None], statistics, [_record(info) for info in infos])
 
 
 def batches_to_do(missing: Sequence[int], count: int, batch_size: int) -> list[list[int]]:
@@ -195,7 +212,7 @@ def source_dataset(model: Any, source: TrackSource, settings: FeatureSettings) -
 
 
 def _record(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row is. A track that training had to replace was not trained on: its row stays zero."""
+    """What a row is."""
     if "replaced" in info:
         warn(f"{info['replaced']}: {LEFT_OUT}, so its row is left zero")
         return {"sample_id": info["replaced"], "left_out": LEFT_OUT}

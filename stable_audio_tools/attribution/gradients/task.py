@@ -17,6 +17,7 @@ from stable_audio_tools.data.latent_files import latent_mask
 from stable_audio_tools.diffusion.noise import keyed_noise
 from stable_audio_tools.diffusion.objectives import get_objective
 from stable_audio_tools.errors import DataError
+from stable_audio_tools.runtime.device import send
 from stable_audio_tools.runtime.seeds import generator
 
 Conditioning = Mapping[str, tuple[Tensor, Tensor]]
@@ -79,7 +80,7 @@ class DiffusionTask:
         with torch.no_grad():
             latents = torch.cat(
                 [
-                    self._encode(audio[i : i + 1].to(device), sample_id)
+                    self._encode(send(audio[i : i + 1], device), sample_id)
                     for i, sample_id in enumerate(sample_ids)
                 ]
             )
@@ -88,7 +89,7 @@ class DiffusionTask:
             key: (torch.cat([c[key][0] for c in singles]), torch.cat([c[key][1] for c in singles]))
             for key in singles[0]
         }
-        padding = torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]).to(device)
+        padding = send(torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]), device)
         return LatentBatch(
             sample_ids, latents, latent_mask(padding, latents.shape[-1])[:, None], conditioning
         )
