@@ -43,6 +43,7 @@ from stable_audio_tools.training import module as trainers
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.stopping import leave_signals_to_us
 
 PEAK = 790e12
 """Dense bfloat16 products per second that torch reaches on an H100 or H200, measured."""
@@ -225,6 +226,7 @@ def _measure(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    leave_signals_to_us(trainer)
     ratio = parsed.model.pretransform.config.downsampling_ratio
     length = parsed.sample_size // ratio
     shape = (

@@ -44,7 +44,7 @@ from stable_audio_tools.training.start import (
     require_same_form,
     write_load_reports,
 )
-from stable_audio_tools.training.stopping import StopOnSignal, Stopped
+from stable_audio_tools.training.stopping import StopOnSignal, Stopped, leave_signals_to_us
 from stable_audio_tools.training.trackers import check_logger, create_loggers
 
 
@@ -243,9 +243,7 @@ def _trainer(
         enable_model_summary=False,
         default_root_dir=str(folder),
     )
-    if hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"):
-        # ranks agree by StopOnSignal, and do not have to wait for the GPU in each batch to do it
-        setattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", lambda: None)  # noqa: B010
+    leave_signals_to_us(trainer)
     return trainer
 
 

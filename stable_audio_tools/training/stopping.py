@@ -25,6 +25,16 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
         self.number = number
 
 
+def leave_signals_to_us(trainer: pl.Trainer) -> None:
+    """Keep Lightning from telling other ranks of a SIGTERM in each batch, for which it waits for the GPU.
+
+    With :class:`StopOnSignal` ranks agree beside their work.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if hasattr(loop, "_broadcast_sigterm_tensor"):
+        setattr(loop, "_broadcast_sigterm_tensor", lambda: None)  # noqa: B010
+
+
 class StopOnSignal(pl.Callback):
     """Ends the run at the end of the present batch when a signal comes, with the last whole step saved.
 
