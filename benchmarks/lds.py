@@ -63,7 +63,7 @@ def plans(quick: bool) -> list[FeaturePlan]:
     K = 2 if quick else 5
     made = []
     for short, f in MEASUREMENTS.items():
-        base = FeatureSettings(f=f, K=K)
+        base = FeatureSettings(f=f, K=K, precision="float32")
         more = replace(base, K=2 * K)
         made += [
             FeaturePlan(short, base),
@@ -73,7 +73,7 @@ def plans(quick: bool) -> list[FeaturePlan]:
             FeaturePlan(f"{short} K10 rank 16", replace(more, proj_rank=16)),
         ]
     for short, f in MEASUREMENTS.items():
-        base = FeatureSettings(f=f, K=K)
+        base = FeatureSettings(f=f, K=K, precision="float32")
         made += [
             FeaturePlan(f"{short} own noise", replace(base, noise="per-track")),
             FeaturePlan(f"{short} K50", replace(base, K=10 * K)),
@@ -81,7 +81,7 @@ def plans(quick: bool) -> list[FeaturePlan]:
             *(FeaturePlan(f"{short} noise {seed}", base, (seed,)) for seed in SEEDS[1:]),
             *(FeaturePlan(f"{short} model {i}", base, checkpoint=i) for i in (1, 2, 3)),
         ]
-    made.append(FeaturePlan("l2", FeatureSettings(f="l2-norm", K=K)))
+    made.append(FeaturePlan("l2", FeatureSettings(f="l2-norm", K=K, precision="float32")))
     return made
 
 

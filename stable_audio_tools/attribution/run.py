@@ -204,7 +204,8 @@ def run_attribution(
     Raises:
         StableAudioError: see :func:`extract` and :func:`score_stores`.
     """
-    settings, score_settings = settings or FeatureSettings(), score_settings or ScoreSettings()
+    settings = (settings or FeatureSettings()).on(device_of(share_of(), device))
+    score_settings = score_settings or ScoreSettings()
     require_fitting(score_settings, settings.to_dict(), "this run")  # before hours of work
     extract_both(
         model,

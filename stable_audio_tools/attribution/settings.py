@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+import torch
 
 from stable_audio_tools.attribution.gradients.measurements import MEASUREMENTS, measurement_names
 from stable_audio_tools.attribution.gradients.schedule import TIMESTEP_STRATEGIES
@@ -12,7 +14,7 @@ from stable_audio_tools.errors import UsageError
 
 GRADIENT_MODES = ("hooked", "dense")
 NOISE_MODES = ("shared", "per-track")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 STORE_DTYPES = ("float32", "float16")
 
 
@@ -56,7 +58,9 @@ class FeatureSettings:
     cfg_dropout_prob: float = _flag(0.0, "Chance that a sample's conditioning is left out at a timestep.")
     random_crop: bool = _flag(False, "Take a random window of each track, the same at every run.")
     max_examples: int | None = _flag(None, "Only the first tracks of the index.")
-    precision: str = _flag("float32", "float32 (TF32 off), or bfloat16 autocast.")
+    precision: str = _flag(
+        "auto", "float32 (TF32 off), or bfloat16 autocast; auto takes bfloat16 on a GPU that has it."
+    )
     store_dtype: str = _flag("float32", "float32 or float16 on disk.")
 
     def __post_init__(self) -> None:
@@ -85,6 +89,13 @@ class FeatureSettings:
                 raise UsageError(
                     f"param_regex {self.param_regex!r} is not a regular expression: {error}"
                 ) from error
+
+    def on(self, device: torch.device) -> FeatureSettings:
+        """These settings with what ``auto`` means on ``device``."""
+        if self.precision != "auto":
+            return self
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return replace(self, precision="bfloat16" if half else "float32")
 
     @property
     def measurements(self) -> list[str]:

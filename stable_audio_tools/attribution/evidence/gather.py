@@ -208,8 +208,7 @@ def _space(
     elif len(kept) < 2:
         evidence.notes.append("One track cannot be ranked: there are no intervals and no verdict.")
     else:
-        device = next(asked.measured.model.model.parameters()).device
-        return SampleSpace(asked.train, list(kept), settings, device)
+        return SampleSpace(asked.train, list(kept), settings, asked.measured.device)
     return None
 
 

@@ -109,8 +109,9 @@ def extract_features(
         raise UsageError(f"batch_size must be at least 1, found {batch_size}")
     model.eval()
     index = source.index
-    task = DiffusionTask(model, settings, stored=source.stored)
     device = next(model.model.parameters()).device
+    settings = settings.on(device)
+    task = DiffusionTask(model, settings, stored=source.stored)
     if compile is None:
         compile = worth_compiling(device, len(index) * settings.K)
     gradients = gradient_features(model, settings, batch_size if compile else None)

@@ -39,6 +39,15 @@ class Measured:
     batch_size: int = 8
     num_workers: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", self.settings.on(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.model.parameters()).device
+        return found
+
 
 def prepared(
     measured: Measured, source: TrackSource, rows: Sequence[int], task: DiffusionTask, what: str
@@ -51,8 +60,7 @@ def prepared(
         [[SampleKey(row, 0) for row in batch] for batch in batches],
         measured.num_workers if len(batches) > 1 else 0,
     )
-    device = next(measured.model.model.parameters()).device
-    with exact_float32(measured.settings.precision == "float32"), repeatable(device):
+    with exact_float32(measured.settings.precision == "float32"), repeatable(measured.device):
         for batch, (audio, infos) in zip(batches, track(loader, what, total=len(batches)), strict=True):
             yield batch, task.prepare(audio, infos), infos
 

@@ -64,7 +64,7 @@ class DiffusionTask:
     def __init__(self, model: Any, settings: FeatureSettings, stored: bool = False) -> None:
         self.model = model
         self.stored = stored
-        self.settings = settings
+        self.settings = settings = settings.on(next(model.model.parameters()).device)
         self.objective = get_objective(model.diffusion_objective)
         self.times = timesteps(settings.t_strategy, settings.K, settings.num_train_steps)
         self.passes = [self._pass(k) for k in range(settings.K)]

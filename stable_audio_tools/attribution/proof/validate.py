@@ -89,6 +89,7 @@ def validate_attribution(
     source = train_source(train_dataset_config).first(settings.features.max_examples)
     model = files.load_conditional(device)
     place = next(model.model.parameters()).device
+    settings = replace(settings, features=settings.features.on(place))
     network = sum(p.numel() for p in model.model.parameters())
     batch, infos = read_tracks(model, source, settings.features, num_workers)
     data = _split(batch, [_artist(info) for info in infos], settings.held_out)

@@ -232,6 +232,17 @@ def test_settings_are_checked(changes, message):
         FeatureSettings(**changes)
 
 
+@pytest.mark.parametrize(("device", "knows", "expected"), [
+    ("cuda", True, "bfloat16"),
+    ("cuda", False, "float32"),
+    ("cpu", True, "float32"),
+])  # fmt: skip
+def test_half_precision_is_the_default_where_a_gpu_has_it(monkeypatch, device, knows, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: knows)
+    assert FeatureSettings().on(torch.device(device)).precision == expected
+    assert FeatureSettings(precision="float32").on(torch.device(device)).precision == "float32"
+
+
 def test_an_unreadable_track_is_an_error_or_a_zero_row_as_in_training(
     tiny_files, tiny_audio_folder, tmp_path
 ):
