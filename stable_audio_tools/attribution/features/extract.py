@@ -53,19 +53,20 @@ RECORD_KEYS = (
 
 
 def gradient_features(
-    model: Any, settings: FeatureSettings, compiled_batch: int | None = None
+    model: Any, settings: FeatureSettings, compiled_batch: int | None = None, stretches: int = 1
 ) -> GradientFeatures:
     """What turns measured passes of ``model`` into rows, by ``settings.mode``.
 
     Only the diffusion network is differentiated. Of a LoRA-tuned model these are the adapters, by default.
     In hooked mode the network's blocks are compiled for batches of ``compiled_batch`` samples; None does not.
+    A pass measures each of ``stretches`` parts of a sample.
     """
     network: nn.Module = model.model
     regex = settings.param_regex
     if regex is None and adapted_layers(network):
         regex = ADAPTER_REGEX
     common: dict[str, Any] = {
-        "measurements": len(settings.measurements),
+        "measurements": stretches * len(settings.measurements),
         "seed": settings.seed,
         "param_regex": regex,
         "prefix": NETWORK_PREFIX,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stable_audio_tools.attribution.features.extract import gradient_features, source_dataset
 from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
-from stable_audio_tools.attribution.gradients.measurements import measurement_names
+from stable_audio_tools.attribution.gradients.measurements import measurement_names, stretches
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
 from stable_audio_tools.attribution.gradients.task import DiffusionTask, LatentBatch
 from stable_audio_tools.attribution.queries import TrackSource
@@ -91,24 +91,24 @@ def segment_rows(
     """
     names = [f"{source.index[row].sample_id}#s{s}" for row in rows for s in range(segments)]
     task = DiffusionTask(measured.model, measured.settings, stored=source.stored)
-    gradients = gradient_features(measured.model, measured.settings)
+    gradients = gradient_features(measured.model, measured.settings, stretches=segments)
     stamp = {"parts": f"{segments} segments at {timesteps} timesteps", "rows": names}
-    store = _create(measured, source, folder, names, gradients.dim, stamp)
+    store = _create(measured, source, folder, names, gradients.dim // segments, stamp)
     missing = sorted({row // segments for row in store.missing()})
-    passes = [task.passes[k] for k in spread(measured.settings.K, timesteps)]
-    one = Measured(measured.model, measured.settings, measured.stamp, 1, measured.num_workers)
-    wanted = prepared(one, source, [rows[place] for place in missing], task, "segments")
-    for place, (_, batch, infos) in zip(missing, wanted, strict=True):
-        pieces, weights = split(batch, segments, measured.settings.f)
-        weights = weights.repeat_interleave(gradients.dim // weights.shape[1], dim=1)
-        features = torch.cat(
-            [
-                gradients(pieces[s : s + measured.batch_size], passes)
-                for s in range(0, segments, measured.batch_size)
-            ]
+    passes = [
+        partial(task.measure_stretches, k=k, count=segments) for k in spread(measured.settings.K, timesteps)
+    ]
+    place = {rows[number]: number for number in missing}
+    for done, batch, infos in prepared(measured, source, list(place), task, "segments"):
+        features = gradients(batch, passes).unflatten(1, (segments, -1))
+        weights = stretch_weights(batch.mask, segments, measured.settings.f)
+        weights = weights.repeat_interleave(features.shape[2] // weights.shape[2], dim=2)
+        features = features * weights * _kept(infos).to(features.device)[:, None, None]
+        _write(
+            store,
+            [place[row] * segments + s for row in done for s in range(segments)],
+            features.flatten(0, 1),
         )
-        features = features * weights * _kept(infos).to(features.device)
-        _write(store, [place * segments + s for s in range(segments)], features)
     return store
 
 
@@ -117,29 +117,12 @@ def spread(K: int, count: int) -> list[int]:
     return list(range(K)) if count >= K else [(2 * i + 1) * K // (2 * count) for i in range(count)]
 
 
-def split(batch: LatentBatch, segments: int, f: str) -> tuple[LatentBatch, Tensor]:
-    """A batch of one as ``segments`` copies, each measured over its own stretch, and what each weighs.
-
-    The weights are (segments, M), by measurement.
-    """
-    sounding = batch.mask[0, 0] > 0
-    count = int(sounding.sum())
-    ends = [s * count // segments for s in range(segments + 1)]
-    place = sounding.cumsum(0) - 1
-    masks = torch.stack([sounding & (place >= a) & (place < b) for a, b in pairwise(ends)])
-    mask = masks[:, None].to(batch.mask.dtype)
-    shares, sounds = masks.sum(1) / max(count, 1), masks.any(1).float()
-    weights = torch.stack([shares if name in AVERAGES else sounds for name in measurement_names(f)], dim=1)
-    pieces = LatentBatch(
-        batch.sample_ids * segments,
-        batch.latents.expand(segments, -1, -1),
-        mask,
-        {
-            key: (value.expand(segments, *value.shape[1:]), known.expand(segments, *known.shape[1:]))
-            for key, (value, known) in batch.conditioning.items()
-        },
-    )
-    return pieces, weights
+def stretch_weights(mask: Tensor, count: int, f: str) -> Tensor:
+    """What each stretch of ``mask`` (B, 1, L) counts in the whole, by measurement: (B, count, M)."""
+    frames = stretches(mask, count).sum(2)
+    shares = frames / frames.sum(1, keepdim=True).clamp(min=1)
+    weights = [shares if name in AVERAGES else (frames > 0).to(shares) for name in measurement_names(f)]
+    return torch.stack(weights, dim=2)
 
 
 def _create(

@@ -93,3 +93,11 @@ def measurement_names(f: str) -> list[str]:
 def measure(f: str, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """What ``f`` names, of every sample: (B, M)."""
     return torch.stack([MEASUREMENTS[name](output, target, mask) for name in measurement_names(f)], dim=1)
+
+
+def stretches(mask: Tensor, count: int) -> Tensor:
+    """The unpadded frames of ``mask`` (B, 1, L) in ``count`` stretches of one length, (B, count, L)."""
+    sounding = mask > 0
+    length, place = sounding.sum(2, keepdim=True), sounding.cumsum(2) - 1
+    ends = torch.arange(count + 1, device=mask.device)[:, None] * length // count  # (B, count + 1, 1)
+    return (sounding & (place >= ends[:, :-1]) & (place < ends[:, 1:])).to(mask.dtype)

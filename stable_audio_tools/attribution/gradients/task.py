@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.gradients.measurements import measure
+from stable_audio_tools.attribution.gradients.measurements import measure, stretches
 from stable_audio_tools.attribution.gradients.schedule import timesteps
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.data.latent_files import latent_mask
@@ -117,6 +117,17 @@ class DiffusionTask:
 
     def measure(self, batch: LatentBatch, k: int) -> Tensor:
         """The measurements of each sample at timestep k, (B, M) float32."""
+        output, target = self._predict(batch, k)
+        return measure(self.settings.f, output, target, batch.mask)
+
+    def measure_stretches(self, batch: LatentBatch, k: int, count: int) -> Tensor:
+        """The same over each of ``count`` stretches of a sample, one after the other: (B, count M)."""
+        output, target = self._predict(batch, k)
+        masks = stretches(batch.mask, count).unbind(1)
+        return torch.cat([measure(self.settings.f, output, target, mask[:, None]) for mask in masks], dim=1)
+
+    def _predict(self, batch: LatentBatch, k: int) -> tuple[Tensor, Tensor]:
+        """What the network says at timestep k, in float32, and what it should say."""
         latents = batch.latents
         t = torch.full((len(batch),), self.times[k], device=latents.device)
         noise = self._noise(batch, k)
@@ -126,8 +137,7 @@ class DiffusionTask:
         self._drop_guidance(inputs, batch, k)
         with self._autocast(latents.device):
             output = self.model.model(self.objective.add_noise(latents, noise, t), t, **inputs)
-        target = self.objective.target(latents, noise, t)
-        return measure(self.settings.f, output.float(), target, batch.mask)
+        return output.float(), self.objective.target(latents, noise, t)
 
     def _noise(self, batch: LatentBatch, k: int) -> Tensor:
         """Noise of pass k: one draw for everyone, or one per sample; never one per place in the batch."""
