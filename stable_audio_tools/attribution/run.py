@@ -206,13 +206,13 @@ def run_attribution(
     """
     settings = (settings or FeatureSettings()).on(device_of(share_of(), device))
     score_settings = score_settings or ScoreSettings()
-    require_fitting(score_settings, settings.to_dict(), "this run")  # before hours of work
     extract_both(
         model,
         train_dataset_config,
         queries,
         output_dir,
         settings,
+        score_settings,
         batch_size=batch_size,
         num_workers=num_workers,
         device=device,
@@ -248,6 +248,7 @@ def extract_both(
     queries: str | Path,
     output_dir: str | Path,
     settings: FeatureSettings | None = None,
+    score_settings: ScoreSettings | None = None,
     *,
     batch_size: int = 8,
     num_workers: int = 4,
@@ -258,10 +259,17 @@ def extract_both(
 ) -> bool:
     """The first half of :func:`run_attribution`: this process's part of the features of tracks and clips.
 
+    Args:
+        score_settings: how they will be scored.
+
     Returns:
         Whether both stores are whole now. Of several processes the last one to end finds them so.
+
+    Raises:
+        UsageError: features of these settings cannot be scored so; before hours of work.
     """
     settings = settings or FeatureSettings()
+    require_fitting(score_settings or ScoreSettings(), settings.to_dict(), "this run")
     folder = Path(output_dir)
     # Both lists first: a clip without a prompt should show before an hour of work on the training set.
     clips, tracks = _source(None, queries, prompt), _source(train_dataset_config, None)

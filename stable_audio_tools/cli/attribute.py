@@ -15,7 +15,7 @@ from stable_audio_tools.attribution.run import (
     score_stores,
 )
 from stable_audio_tools.attribution.run import extract as extract_features
-from stable_audio_tools.attribution.scoring.scores import ScoreSettings, require_fitting
+from stable_audio_tools.attribution.scoring.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
 from stable_audio_tools.attribution.sharing import share_of
 from stable_audio_tools.cli.attribute_validate import validate
@@ -138,9 +138,8 @@ def run(
         "prompt": prompt,
     }
     if share_of(shard).world_size > 1:
-        require_fitting(score_settings, settings.to_dict(), "this run")  # before hours of work
-        whole = extract_both(files, train_dataset_config, queries, output_dir, settings, shard=shard, **work)
-        if not whole:
+        asked = train_dataset_config, queries, output_dir
+        if not extract_both(files, *asked, settings, score_settings, shard=shard, **work):
             say("rows are missing, and other processes work on them: the last one makes the tables")
             return
     run_attribution(

@@ -5,9 +5,7 @@ python -m pytest -q tests/gpu/test_training_on_two_gpus.py
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from training_runs import ROOT, STEPS, begin, losses, train
 
 from stable_audio_tools.models.unwrap import unwrap_checkpoint
 
@@ -25,8 +24,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has fewer than two CUDA GPUs"),
 ]
-ROOT = Path(__file__).parents[2]
-STEPS = 8
 STRATEGIES = [
     "ddp",
     "fsdp",
@@ -35,64 +32,6 @@ STRATEGIES = [
         marks=pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="no deepspeed here"),
     ),
 ]
-
-
-@pytest.fixture
-def flags(tmp_path: Path, tiny_diffusion_config: dict[str, Any], tiny_audio_folder: Path) -> dict[str, Any]:
-    module = tmp_path / "metadata.py"
-    module.write_text("def get_custom_metadata(info, audio):\n    return {'prompt': info['relpath']}\n")
-    entry = {"id": "a", "path": str(tiny_audio_folder / "audio"), "custom_metadata_module": str(module)}
-    (tmp_path / "data.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
-    tiny_diffusion_config["training"]["demo"] = {
-        "demo_every": 5,
-        "demo_steps": 2,
-        "num_demos": 1,
-        "demo_cond": [{"prompt": "rock", "seconds_start": 0, "seconds_total": 1}],
-        "demo_cfg_scales": [2],
-    }
-    (tmp_path / "model.json").write_text(json.dumps(tiny_diffusion_config))
-    (tmp_path / "defaults.ini").write_text("[DEFAULTS]\ncompile = false\n")
-    return {
-        "config-file": tmp_path / "defaults.ini",
-        "model-config": tmp_path / "model.json",
-        "dataset-config": tmp_path / "data.json",
-        "val-dataset-config": tmp_path / "data.json",
-        "val-every": 4,
-        "save-dir": tmp_path / "runs",
-        "num-workers": 1,
-        "precision": "32",
-        "max-steps": STEPS,
-        "checkpoint-every": 2,
-        "log-every": 1,
-        "gradient-clip-val": 1.0,
-    }
-
-
-def begin(flags: dict[str, Any], *switches: str) -> subprocess.Popen[str]:
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return subprocess.Popen(
-        [sys.executable, "train.py", *words, *switches],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def train(flags: dict[str, Any], *switches: str) -> Path:
-    """Train to the end; the run folder."""
-    process = begin(flags, *switches)
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, errors
-    assert "failed and training goes on" not in errors
-    (run,) = (flags["save-dir"] / flags["name"]).iterdir()
-    return run
-
-
-def losses(run: Path) -> list[float]:
-    with (run / "metrics.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return [float(row[name]) for row in rows for name in ("train/loss", "val/loss") if row[name]]
 
 
 def model_of(run: Path, target: Path) -> dict[str, torch.Tensor]:

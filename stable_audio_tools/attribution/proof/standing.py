@@ -22,8 +22,8 @@ from stable_audio_tools.attribution.evidence.confidence import (
 )
 from stable_audio_tools.attribution.proof.kernels import Kernels
 from stable_audio_tools.attribution.scoring.groups import Groups, group_tracks
-from stable_audio_tools.attribution.scoring.sample_space import scores_left_out
-from stable_audio_tools.attribution.scoring.scores import damped_inverse, regularisation
+from stable_audio_tools.attribution.scoring.sample_space import inverse_of, scores_left_out
+from stable_audio_tools.attribution.scoring.scores import regularisation
 
 
 def standing_table(
@@ -45,7 +45,7 @@ def standing_table(
     """
     groups = group_tracks([{"sample_id": str(n), "artist": name} for n, name in enumerate(artists)], "artist")
     values, vectors = torch.linalg.eigh(kernels.tracks)
-    inverse = (vectors * damped_inverse(values, regularisation(values, lambda_scale))) @ vectors.T
+    inverse = inverse_of(values, vectors, regularisation(values, lambda_scale))
     left_out, scores = scores_left_out(inverse, groups.member), kernels.cross @ inverse
     rows = []
     levels: list[tuple[str, Groups | None]] = [("a track", None)]

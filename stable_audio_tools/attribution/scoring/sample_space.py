@@ -61,8 +61,7 @@ class SampleSpace:
         else:
             values, vectors = (found.values * self._scale).to(self._device), found.vectors.to(self._device)
         self.regularisation = regularisation(values, settings.lambda_scale, settings.lambda_reg)
-        inverse = (vectors * damped_inverse(values, self.regularisation)) @ vectors.T
-        self.inverse = inverse.cpu()
+        self.inverse = inverse_of(values, vectors, self.regularisation).cpu()
         """A, (N, N) float64."""
 
     def _kernel(self) -> Tensor:
@@ -122,6 +121,11 @@ class SampleSpace:
         """
         direct = query_parts[:, : self._dim] @ track_parts[:, : self._dim].T * self._scale
         return (direct - self.scores(query_cross) @ track_cross.T) / self.regularisation
+
+
+def inverse_of(values: Tensor, vectors: Tensor, regularisation: float) -> Tensor:
+    """A = (K + lambda I)^-1, (N, N), from the eigenvalues and eigenvectors of K."""
+    return (vectors * damped_inverse(values, regularisation)) @ vectors.T
 
 
 def scores_left_out(inverse: Tensor, member: Tensor) -> Tensor:
