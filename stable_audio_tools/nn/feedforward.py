@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stable_audio_tools.nn.linear import linear_parts
 from stable_audio_tools.nn.norms import LayerNorm
 from stable_audio_tools.schema.networks import FeedForwardConfig, NormConfig
 
@@ -41,25 +41,8 @@ class GatedLinear(nn.Module):
         self.proj = nn.Linear(dim, inner_dim * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self._halves(x)
+        value, gate = linear_parts(self.proj, x, 2)
         return value * self.act(gate)
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and gate. Compiled they are two products, so that their gradients need not be joined."""
-        halves: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(self.proj, "halves", None)
-        if torch.compiler.is_compiling() and halves is not None:
-            return halves(x)
-        if torch.compiler.is_compiling() and type(self.proj) is nn.Linear:
-            return linear_halves(self.proj, x)
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value, gate
-
-
-def linear_halves(linear: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of what ``linear`` makes of ``x``, as products of their own."""
-    parts = zip(linear.weight.chunk(2), linear.bias.chunk(2), strict=True)
-    first, second = (F.linear(x, weight, bias) for weight, bias in parts)
-    return first, second
 
 
 class FeedForward(nn.Module):

@@ -31,7 +31,7 @@ from stable_audio_tools.attribution.gradients.layers import (
     rms_norm,
 )
 from stable_audio_tools.nn import norms
-from stable_audio_tools.nn.feedforward import linear_halves
+from stable_audio_tools.nn.linear import products_of_parts
 from stable_audio_tools.nn.transformer import TransformerBlock
 
 
@@ -100,10 +100,9 @@ class _TappedLinear(nn.Linear, _Tapped):
     def forward(self, input: Tensor) -> Tensor:
         return self._tapped(input, F.linear(input, self.weight, self.bias))[0]
 
-    def halves(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """The halves of the output, made apart."""
-        value, gate = self._tapped(input, *linear_halves(self, input))
-        return value, gate
+    def parts(self, input: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The output in parts; see :func:`~stable_audio_tools.nn.linear.linear_parts`."""
+        return self._tapped(input, *products_of_parts(self, input, count))
 
     def _tapped(self, input: Tensor, *outputs: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
