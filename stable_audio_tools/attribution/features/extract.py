@@ -110,9 +110,8 @@ def extract_features(
         raise UsageError(f"batch_size must be at least 1, found {batch_size}")
     model.eval()
     index = source.index
-    device = next(model.model.parameters()).device
-    settings = settings.on(device)
     task = DiffusionTask(model, settings, stored=source.stored)
+    settings, device = task.settings, task.device
     if compile is None:
         compile = worth_compiling(device, len(index) * settings.K)
     gradients = gradient_features(model, settings, batch_size if compile else None)
@@ -171,9 +170,14 @@ def _write(
     infos: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write a batch. A track that training had to replace was not trained on: its row stays zero."""
-    kept = torch.tensor([float("replaced" not in info) for info in infos], device=features.device)
-    statistics = latent_statistics(batch.latents, batch.mask) * kept[:, None]
-    store.write(rows, features * kept[:, None], statistics, [_record(info) for info in infos])
+    kept = kept_rows(infos, features.device)[:, None]
+    statistics = latent_statistics(batch.latents, batch.mask) * kept
+    store.write(rows, features * kept, statistics, [_record(info) for info in infos])
+
+
+def kept_rows(infos: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
+    """1 for each track that training had, 0 for one that it had to replace: (B,)."""
+    return torch.tensor([float("replaced" not in info) for info in infos], device=device)
 
 
 def batches_to_do(missing: Sequence[int], count: int, batch_size: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.features.extract import gradient_features, source_dataset
+from stable_audio_tools.attribution.features.extract import gradient_features, kept_rows, source_dataset
 from stable_audio_tools.attribution.features.store import FeatureStore, Stamp
 from stable_audio_tools.attribution.gradients.measurements import measurement_names, stretches
 from stable_audio_tools.attribution.gradients.numerics import exact_float32, repeatable
@@ -74,7 +74,7 @@ def timestep_rows(measured: Measured, source: TrackSource, folder: Path) -> Feat
     store = _create(measured, source, folder, names, gradients.dim, {"parts": "timesteps"})
     missing = sorted({row // K for row in store.missing()})
     for rows, batch, infos in prepared(measured, source, missing, task, "timesteps of clips"):
-        kept = _kept(infos).to(batch.latents.device)
+        kept = kept_rows(infos, measured.device)
         features = torch.stack([gradients(batch, [passed]) for passed in task.passes], dim=1)  # (B, K, D)
         features = (features * kept[:, None, None]).flatten(0, 1)
         _write(store, [row * K + k for row in rows for k in range(K)], features)
@@ -103,7 +103,7 @@ def segment_rows(
         features = gradients(batch, passes).unflatten(1, (segments, -1))
         weights = stretch_weights(batch.mask, segments, measured.settings.f)
         weights = weights.repeat_interleave(features.shape[2] // weights.shape[2], dim=2)
-        features = features * weights * _kept(infos).to(features.device)[:, None, None]
+        features = features * weights * kept_rows(infos, measured.device)[:, None, None]
         _write(
             store,
             [place[row] * segments + s for row in done for s in range(segments)],
@@ -150,7 +150,3 @@ def _write(store: FeatureStore, rows: list[int], features: Tensor) -> None:
     store.write(
         rows, features, torch.zeros(len(rows), 1), [{"sample_id": store.sample_ids[row]} for row in rows]
     )
-
-
-def _kept(infos: Sequence[Any]) -> Tensor:
-    return torch.tensor([float("replaced" not in info) for info in infos])

@@ -141,10 +141,11 @@ def multiply(gradients: Tensor, inputs: Tensor, bias_row: Tensor | None = None) 
 
     ``bias_row`` (i,) or (M, 1, i) is added to every input.
     """
-    if _SUMS_IN_FLOAT32 and gradients.is_cuda and gradients.dtype == inputs.dtype:
-        products = torch.bmm(gradients.mT, inputs, out_dtype=torch.float32)
-    else:
-        products = torch.bmm(gradients.float().mT, inputs.float())
+    with torch.autocast(gradients.device.type, enabled=False):  # a compiled backward pass has the forward's
+        if _SUMS_IN_FLOAT32 and gradients.is_cuda and gradients.dtype == inputs.dtype:
+            products = torch.bmm(gradients.mT, inputs, out_dtype=torch.float32)
+        else:
+            products = torch.bmm(gradients.float().mT, inputs.float())
     if bias_row is not None:
         products = products + gradients.float().sum(1).unsqueeze(2) * bias_row
     return products.flatten(1)

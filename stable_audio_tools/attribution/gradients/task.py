@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,10 +65,11 @@ class DiffusionTask:
     def __init__(self, model: Any, settings: FeatureSettings, stored: bool = False) -> None:
         self.model = model
         self.stored = stored
-        self.settings = settings = settings.on(next(model.model.parameters()).device)
+        self.device: torch.device = next(model.model.parameters()).device
+        self.settings = settings = settings.on(self.device)
         self.objective = get_objective(model.diffusion_objective)
         self.times = timesteps(settings.t_strategy, settings.K, settings.num_train_steps)
-        self.passes = [self._pass(k) for k in range(settings.K)]
+        self.passes = [partial(self.measure, k=k) for k in range(settings.K)]
 
     def prepare(self, audio: Tensor, infos: Sequence[Mapping[str, Any]]) -> LatentBatch:
         """Encode audio (B, C, T), or take stored latents, and condition on the metadata.
@@ -75,21 +77,20 @@ class DiffusionTask:
         One sample at a time: a text encoder in half precision rounds differently beside longer prompts. The
         bottleneck's draw is shared or per track like the noise, so a copy has the latents of its original.
         """
-        device = next(self.model.model.parameters()).device
         sample_ids = tuple(str(info["sample_id"]) for info in infos)
         with torch.no_grad():
             latents = torch.cat(
                 [
-                    self._encode(send(audio[i : i + 1], device), sample_id)
+                    self._encode(send(audio[i : i + 1], self.device), sample_id)
                     for i, sample_id in enumerate(sample_ids)
                 ]
             )
-            singles = [self._condition(info, device) for info in infos]
+            singles = [self._condition(info) for info in infos]
         conditioning = {
             key: (torch.cat([c[key][0] for c in singles]), torch.cat([c[key][1] for c in singles]))
             for key in singles[0]
         }
-        padding = send(torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]), device)
+        padding = send(torch.stack([torch.as_tensor(info["padding_mask"]) for info in infos]), self.device)
         return LatentBatch(
             sample_ids, latents, latent_mask(padding, latents.shape[-1])[:, None], conditioning
         )
@@ -106,14 +107,11 @@ class DiffusionTask:
         """What a draw is keyed by besides its purpose: nothing where it is shared by all samples."""
         return () if self.settings.noise == "shared" else (sample_id,)
 
-    def _condition(self, info: Mapping[str, Any], device: torch.device) -> Any:
+    def _condition(self, info: Mapping[str, Any]) -> Any:
         try:
-            return self.model.conditioner([dict(info)], device)
+            return self.model.conditioner([dict(info)], self.device)
         except DataError as error:
             raise DataError(f"{info.get('path', info['sample_id'])}: {error}") from error
-
-    def _pass(self, k: int) -> Any:
-        return lambda batch: self.measure(batch, k)
 
     def measure(self, batch: LatentBatch, k: int) -> Tensor:
         """The measurements of each sample at timestep k, (B, M) float32."""
