@@ -9,7 +9,10 @@ from typing import Any, ClassVar, TypeAlias
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
@@ -165,6 +168,19 @@ class ModelTrainer(pl.LightningModule, ABC):
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch; what it counts goes through :meth:`note` and :meth:`count`."""
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip; what nothing scales too, which Lightning refuses where one kernel both unscales and steps."""
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            clip_grad_norm_(plugin.main_params(optimizer), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then take the new weights into the average."""

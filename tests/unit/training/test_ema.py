@@ -82,6 +82,24 @@ def test_an_average_off_the_device_of_a_model_that_was_made_there():
     assert EMA(nn.Linear(2, 2).cuda(), on_cpu=True).ema_model.weight.device.type == "cpu"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
+def test_an_average_off_the_device_is_what_it_would_be_there():
+    layer = nn.Linear(64, 64).cuda()
+    far, slow = EMA(layer, on_cpu=True), EMA(layer, on_cpu=True)
+    for _ in range(40):
+        with torch.no_grad():
+            layer.weight.normal_()
+        far.update(layer)
+        slow.update(copy.deepcopy(layer).cpu())
+    torch.testing.assert_close(far.ema_model.weight, slow.ema_model.weight)
+    before = far.ema_model.weight.clone()
+    with far.on(torch.device("cuda")):
+        assert far.ema_model.weight.is_cuda
+    assert torch.equal(far.ema_model.weight, before)
+    assert far.ema_model.weight.is_pinned()
+
+
 def test_an_update_goes_on_where_a_checkpoint_left_it(layer):
     first = EMA(layer)
     for _ in range(3):

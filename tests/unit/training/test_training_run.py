@@ -185,13 +185,16 @@ def test_mask_padding_and_a_shifted_schedule_train(make_settings, tiny_diffusion
     assert not any(key.startswith("diffusion_ema") for key in load(run, 2)["state_dict"])
 
 
-def test_the_gradient_is_clipped(make_settings, tiny_diffusion_config):
-    tiny_diffusion_config["training"]["optimizer_configs"] = {
-        "diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}
-    }
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_gradient_is_clipped(make_settings, tiny_diffusion_config, precision, fused):
+    """Fused, as on a GPU, too: Lightning takes such gradients under autocast for scaled ones."""
+    optimizer = {"type": "SGD", "config": {"lr": 1.0, "fused": fused}}
+    tiny_diffusion_config["training"]["optimizer_configs"] = {"diffusion": {"optimizer": optimizer}}
     start = create_start(make_settings)
+    settings = {"max_steps": 1, "precision": precision}
     free, clipped = (
-        load(train(make_settings(max_steps=1, gradient_clip_val=value)), 1)["state_dict"]
+        load(train(make_settings(**settings, gradient_clip_val=value)), 1)["state_dict"]
         for value in (0.0, 0.01)
     )
     moved = [
