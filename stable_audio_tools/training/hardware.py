@@ -127,15 +127,20 @@ def _check_sharding(precision: str, ema_on_cpu: bool, idle_parameters: bool) -> 
 
 def _made_here(strategy: str) -> Any:
     """The strategy itself where Lightning's own of this name does not do."""
-    if strategy.startswith("deepspeed"):
-        known = StrategyRegistry[strategy]
-        # at the start it sends all parameters from the first process, and the average's are on the CPU
-        return known["strategy"](process_group_backend="cpu:gloo,cuda:nccl", **known["init_params"])
-    if strategy != "fsdp":
-        return strategy
-    from stable_audio_tools.training.sharding import ShardedStrategy  # it is of use on several GPUs only
+    if strategy == "fsdp":
+        from stable_audio_tools.training.sharding import ShardedStrategy  # of use on several GPUs only
 
-    return ShardedStrategy()
+        return ShardedStrategy()
+    options: dict[str, Any] = {}
+    if strategy.startswith("deepspeed"):
+        # at the start it sends all parameters from the first process, and the average's are on the CPU
+        options["process_group_backend"] = "cpu:gloo,cuda:nccl"
+    elif strategy.startswith("ddp"):
+        options["gradient_as_bucket_view"] = True  # or gradients are there twice
+    else:
+        return strategy
+    known = StrategyRegistry[strategy]
+    return known["strategy"](**known["init_params"], **options)
 
 
 def _default_strategy(processes: int, idle_parameters: bool) -> str:

@@ -286,21 +286,15 @@ def bias_gradient(gradient: Tensor) -> Tensor:
 def gain_gradient(
     normalize: Callable[[Tensor, float], Tensor], inputs: Tensor, gradient: Tensor, eps: float
 ) -> Tensor:
-    """The gradient of a norm's gain, (B, D) float32: output gradients times normalised inputs, summed.
-
-    The sum is a product with ones. Compiled as a sum it would be a kernel of its own, of 120 to 280 us for 16
-    clips of 1,025 tokens and width 1,536, since torch does not tune reductions that must be repeatable. So
-    what is multiplied comes out of the kernel that has read it for the norm's own gradient, and adding up
-    takes 28 us.
-    """
-    products = positions(normalize(inputs.float(), eps) * gradient.float())
-    ones = products.new_ones(len(products), 1, products.shape[1])
-    with torch.autocast(products.device.type, enabled=False):
-        return torch.bmm(ones, products)[:, 0]
+    """The gradient of a norm's gain, (B, D) float32: output gradients times normalised inputs, summed."""
+    return positions(normalize(inputs.float(), eps) * gradient.float()).sum(1)
 
 
 def _gain_gradient(like: Tensor) -> Callable[..., Tensor]:
-    """:func:`gain_gradient`, its products made by one fused kernel where there is a compiler for it."""
+    """:func:`gain_gradient`, as one fused kernel where there is a compiler for it.
+
+    Written out it moves 0.6 GB for 16 clips of 1,024 latents and width 1,536; fused, 0.15 GB.
+    """
     return _fused_gain_gradient() if like.is_cuda and has_triton() else gain_gradient
 
 
