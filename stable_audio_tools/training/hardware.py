@@ -18,6 +18,9 @@ from stable_audio_tools.training.checkpoints import AtomicCheckpointIO
 from stable_audio_tools.training.precision import BFloat16Weights
 from stable_audio_tools.training.settings import TrainSettings
 
+_AUTOCAST = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}
+"""DeepSpeed's names of what is computed in."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -56,10 +59,12 @@ class Hardware:
             "accelerator": self.accelerator,
             "devices": self.devices,
             "num_nodes": self.num_nodes,
-            "strategy": _made_here(self.strategy),
+            "strategy": _made_here(self.strategy, self.precision),
             "plugins": [AtomicCheckpointIO()] if self.writes_single_files else [],
         }
-        if self.precision == "bf16-true" and self.writes_single_files:
+        if self.strategy.startswith("deepspeed"):
+            return options  # autocast is its own
+        if self.precision == "bf16-true":
             device = "cuda" if self.accelerator == "gpu" else self.accelerator
             options["plugins"].append(BFloat16Weights(device))
             return options
@@ -97,8 +102,11 @@ def choose_hardware(settings: TrainSettings, idle_parameters: bool = False) -> H
     devices = max(1, settings.num_gpus) if device.type == "cuda" else 1
     strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, idle_parameters)
     _check_strategy(strategy, device)
-    if strategy == "fsdp":
-        _check_sharding(precision, settings.ema_on_cpu, idle_parameters)
+    if strategy.startswith(("fsdp", "deepspeed")):
+        if idle_parameters:
+            raise UsageError(f"--strategy {strategy}: can cut neither adapters nor an adversary; use ddp")
+        check = _check_fsdp if strategy == "fsdp" else _check_deepspeed
+        check(strategy, precision, settings)
     accelerator = "gpu" if device.type == "cuda" else device.type
     return Hardware(accelerator, devices, settings.num_nodes, precision, strategy)
 
@@ -116,16 +124,28 @@ def _check_strategy(strategy: str, device: torch.device) -> None:
         raise UsageError(f"--strategy {strategy}: shards a model over GPUs, but this run is on {device.type}")
 
 
-def _check_sharding(precision: str, ema_on_cpu: bool, idle_parameters: bool) -> None:
-    if idle_parameters:
-        raise UsageError("--strategy fsdp: neither adapters nor an adversary can be sharded; use ddp")
+def _check_fsdp(strategy: str, precision: str, settings: TrainSettings) -> None:
     if precision == "16-mixed":
         raise UsageError("--strategy fsdp: found --precision 16-mixed; expected bf16-mixed, bf16-true or 32")
-    if ema_on_cpu:
+    if settings.ema_on_cpu:
         raise UsageError("--ema-on-cpu: with --strategy fsdp each GPU has only its piece of the average")
 
 
-def _made_here(strategy: str) -> Any:
+def _check_deepspeed(strategy: str, precision: str, settings: TrainSettings) -> None:
+    if strategy.startswith("deepspeed_stage_3"):
+        raise UsageError(f"--strategy {strategy}: to cut weights too, use fsdp")
+    if precision == "bf16-true":
+        raise UsageError(
+            f"--strategy {strategy}: found --precision bf16-true; expected bf16-mixed, 16-mixed or 32"
+        )
+    if precision == "16-mixed" and settings.gradient_clip_val:  # it clips before it takes the loss scale out
+        raise UsageError(
+            f"--strategy {strategy}: cannot clip float16 gradients; use --precision bf16-mixed, or leave"
+            " --gradient-clip-val out"
+        )
+
+
+def _made_here(strategy: str, precision: str) -> Any:
     """The strategy itself where Lightning's own of this name does not do."""
     if strategy == "fsdp":
         from stable_audio_tools.training.sharding import ShardedStrategy  # of use on several GPUs only
@@ -133,14 +153,18 @@ def _made_here(strategy: str) -> Any:
         return ShardedStrategy()
     options: dict[str, Any] = {}
     if strategy.startswith("deepspeed"):
-        # at the start it sends all parameters from the first process, and the average's are on the CPU
+        # at the start it sends all parameters from the first process, and the average's may be on the CPU
         options["process_group_backend"] = "cpu:gloo,cuda:nccl"
     elif strategy.startswith("ddp"):
         options["gradient_as_bucket_view"] = True  # or gradients are there twice
     else:
         return strategy
     known = StrategyRegistry[strategy]
-    return known["strategy"](**known["init_params"], **options)
+    made = known["strategy"](**known["init_params"], **options)
+    if strategy.startswith("deepspeed") and precision.endswith("-mixed"):
+        # Lightning would turn everything to half precision: the VAE, and the average, which then stands still
+        made.config["torch_autocast"] = {"enabled": True, "dtype": _AUTOCAST[precision]}
+    return made
 
 
 def _default_strategy(processes: int, idle_parameters: bool) -> str:

@@ -87,8 +87,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
         accum_batches=settings.accum_batches,
         gradient_clip_val=settings.gradient_clip_val,
         lora=lora,
-        # DeepSpeed would turn the average to half precision, in which it stands still
-        ema_on_cpu=settings.ema_on_cpu or hardware.strategy.startswith("deepspeed"),
+        ema_on_cpu=settings.ema_on_cpu,
     )
     make_fast(module, settings, hardware)
     data = {"sha256": index.hash, "batch_size": settings.batch_size, "world_size": hardware.world_size}

@@ -73,8 +73,7 @@ def prepare_model(
 def hold_frozen_base(model: Any, config: ModelConfig, hardware: Hardware) -> None:
     """Hold the frozen network of a LoRA run in the run's half precision, where the ``lora`` block lets it.
 
-    Without ``lora.base_precision`` that is done on a GPU, unless the strategy shards the model, which takes
-    weights of one type alone.
+    Without ``lora.base_precision`` that is done on a GPU.
 
     Raises:
         UsageError: ``lora.base_precision`` is a half precision that the run does not compute in.
@@ -83,7 +82,7 @@ def hold_frozen_base(model: Any, config: ModelConfig, hardware: Hardware) -> Non
     wanted: str | None = (config.lora or LoraConfig()).base_precision
     computed = {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(hardware.precision, "fp32")
     if wanted is None:
-        wanted = computed if hardware.accelerator == "gpu" and hardware.writes_single_files else "fp32"
+        wanted = computed if hardware.accelerator == "gpu" else "fp32"
     if wanted == "fp32":
         return
     if wanted != computed:

@@ -47,9 +47,7 @@ def test_two_train_what_one_does(
     flags: dict[str, Any], tmp_path: Path, strategy: str, compiled: bool
 ) -> None:
     (tmp_path / "defaults.ini").write_text(f"[DEFAULTS]\ncompile = {compiled}\n")
-    # with DeepSpeed the average is on the CPU, and follows in strides
-    switches = ["--ema-on-cpu"] if strategy == "deepspeed" else []
-    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1}, *switches)
+    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1})
     two = train({**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": strategy})
     assert losses(two) == pytest.approx(losses(one), rel=2e-3)
     assert len(losses(one)) == STEPS + 2

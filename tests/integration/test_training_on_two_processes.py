@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 import torch
 from metrics_table import learned_rows
 from torch.utils._pytree import tree_flatten
+
+from stable_audio_tools.models.unwrap import unwrap_checkpoint
 
 # A file and not -c: Lightning starts the second process by running the same command line again. torchrun
 # starts both, and they train one run after the other.
@@ -24,7 +28,7 @@ from stable_audio_tools.training.hardware import Hardware
 from stable_audio_tools.training.settings import TrainSettings
 
 def spread(settings, lora=False):
-    return Hardware("cpu", 2, 1, "32-true", settings.strategy or "ddp")
+    return Hardware("cpu", 2, 1, settings.precision, settings.strategy or "ddp")
 
 def watch(self, latents, key, draw=diffusion.DiffusionCondTrainer._timesteps):
     timesteps = draw(self, latents, key)
@@ -39,6 +43,29 @@ if __name__ == "__main__":
     for values in json.loads(sys.argv[1]):
         run.train(TrainSettings(**values))
 """
+
+DEEPSPEED_ON_CPUS = """
+import os
+os.environ["DS_ACCELERATOR"] = "cpu"
+import deepspeed
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import StrategyRegistry, deepspeed as lightning
+
+class OnCPUs(lightning.DeepSpeedStrategy):
+    def setup_distributed(self):
+        self._process_group_backend = "gloo"
+        super().setup_distributed()
+
+def initialize(args, initialize=deepspeed.initialize, **what):
+    args.device_rank = -1
+    return initialize(args=args, **what)
+
+lightning.CUDAAccelerator = CPUAccelerator
+lightning._validate_device_index_selection = lambda devices: None
+deepspeed.initialize = initialize
+StrategyRegistry["deepspeed"]["strategy"] = OnCPUs
+"""
+"""DeepSpeed runs on CPUs too, but Lightning does not know."""
 
 
 @pytest.fixture
@@ -66,11 +93,13 @@ def settings(
     }
 
 
-def start(folder: Path, runs: list[dict[str, Any]], processes: int, by_lightning: bool = False) -> None:
+def begin(
+    folder: Path, runs: list[dict[str, Any]], processes: int, by_lightning: bool = False
+) -> subprocess.Popen[str]:
     """Train the ``runs``, one after the other; each rank leaves its timesteps in ``rank-<n>.jsonl``."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "TORCHELASTIC"))}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
+    return subprocess.Popen(
         [
             sys.executable,
             *([] if by_lightning or processes == 1 else torchrun),
@@ -80,11 +109,18 @@ def start(folder: Path, runs: list[dict[str, Any]], processes: int, by_lightning
         ],
         cwd=folder,
         env={**clean, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr
+
+
+def start(folder: Path, runs: list[dict[str, Any]], processes: int, by_lightning: bool = False) -> None:
+    """:func:`begin`, and wait for the end."""
+    process = begin(folder, runs, processes, by_lightning)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
 
 
 def losses(folder: Path, runs: list[dict[str, Any]], processes: int) -> list[list[float]]:
@@ -173,3 +209,81 @@ def test_two_ranks_share_a_run_and_resume_exactly(tmp_path: Path, settings: dict
     (again,) = (tmp_path / "runs" / "halves").iterdir()
     unbroken, resumed = weights(whole), weights(again)
     assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+
+
+@pytest.fixture
+def with_deepspeed(tmp_path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    pytest.importorskip("deepspeed")
+    script = tmp_path / "script.py"
+    script.write_text(DEEPSPEED_ON_CPUS + script.read_text())
+    return {**settings, "log_every": 1, "gradient_clip_val": 0.1}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed"])
+def test_killed_and_stopped_runs_go_on(
+    tmp_path: Path, settings: dict[str, Any], strategy: str, request: pytest.FixtureRequest
+) -> None:
+    if strategy == "deepspeed":
+        settings = request.getfixturevalue("with_deepspeed")
+    settings |= {"strategy": strategy, "max_steps": 30, "log_every": 1, "val_every": 100}
+    broken = {**settings, "name": "broken", "recover": True}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        before = len(list(tmp_path.glob("runs/broken/*/checkpoints/step=*")))
+        process = begin(tmp_path, [broken], 2, by_lightning=True)
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("runs/broken/*/checkpoints/step=*"))) < before + 2:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+            process.communicate()
+        else:
+            process.send_signal(number)
+            errors = process.communicate(timeout=60)[1]
+            assert process.returncode == 128 + number, errors
+            assert "stopped by SIGTERM after step" in errors
+    start(tmp_path, [broken, {**settings, "name": "whole"}], 2)
+    tables = [next(tmp_path.glob(f"runs/{name}/*/metrics.csv")) for name in ("broken", "whole")]
+    assert len(learned_rows(tables[0])) == 30
+    assert learned_rows(tables[0]) == learned_rows(tables[1])
+
+
+@pytest.mark.parametrize(
+    ("precision", "near"), [("32", 1e-5), ("bf16-mixed", 5e-3), ("16-mixed", 5e-3)], ids=str
+)
+def test_deepspeed_trains_what_ddp_does(
+    tmp_path: Path, with_deepspeed: dict[str, Any], precision: str, near: float
+) -> None:
+    settings = {**with_deepspeed, "precision": precision}
+    if precision == "16-mixed":
+        del settings["gradient_clip_val"]  # refused, see test_train_settings.py
+    runs = named(settings, [{"precision": "32"}, {"strategy": "deepspeed"}], "run")
+    ddp, zero = losses(tmp_path, runs, 2)
+    assert zero == pytest.approx(ddp, abs=near)
+    states = [
+        torch.load(
+            unwrap_checkpoint(
+                next(tmp_path.glob(f"runs/{run['name']}/*/checkpoints/step=00000004.ckpt")),
+                None,
+                tmp_path / run["name"],
+            ),
+            weights_only=True,
+        )["state_dict"]
+        for run in runs
+    ]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        assert states[1][key].dtype == value.dtype
+        if "pretransform" in key:
+            assert torch.equal(states[1][key], value), "a frozen VAE stays what it is"
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=near)
+
+
+def test_a_run_with_deepspeed_goes_on(tmp_path: Path, with_deepspeed: dict[str, Any]) -> None:
+    settings = {**with_deepspeed, "strategy": "deepspeed", "precision": "bf16-mixed", "val_every": 100}
+    runs = named(settings, [{}, {"max_steps": 2}], "run")
+    runs += [{**runs[1], "max_steps": 4, "recover": True}]
+    losses(tmp_path, runs, 2)
+    tables = [next(tmp_path.glob(f"runs/run-{number}/*/metrics.csv")) for number in (0, 1)]
+    assert learned_rows(tables[0]) == learned_rows(tables[1])

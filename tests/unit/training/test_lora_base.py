@@ -94,7 +94,6 @@ HELD = {
     "float32 on a gpu": (replace(GPU, precision="32-true"), None, torch.float32),
     "a cpu": (replace(GPU, accelerator="cpu"), None, torch.float32),
     "a cpu, asked for": (replace(GPU, accelerator="cpu"), "bf16", torch.bfloat16),
-    "sharded": (replace(GPU, strategy="deepspeed_stage_2"), None, torch.float32),
     "refused by the config": (GPU, "fp32", torch.float32),
 }
 
