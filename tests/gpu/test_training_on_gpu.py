@@ -26,3 +26,10 @@ def test_one_gpu_trains_what_the_cpu_does(flags: dict[str, Any], tmp_path: Path,
     on_cpu = train({**flags, "name": "cpu", "batch-size": 8, "num-gpus": 0}, "--no-compile")
     assert len(losses(on_cpu)) == STEPS + 2
     assert losses(on_gpu) == pytest.approx(losses(on_cpu), rel=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true"])
+def test_every_precision_trains_with_clipped_gradients(flags: dict[str, Any], precision: str) -> None:
+    flags |= {"batch-size": 8, "num-gpus": 1, "gradient-clip-val": 0.05}
+    whole = losses(train({**flags, "name": "whole"}))
+    assert losses(train({**flags, "name": "half", "precision": precision})) == pytest.approx(whole, rel=3e-2)
