@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interrupting import interrupt
 from training_runs import ROOT, STEPS, begin, losses, train
 
 from stable_audio_tools.models.unwrap import unwrap_checkpoint
@@ -66,21 +65,7 @@ def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], tmp_path: Path, st
     flags["model-config"].write_text(json.dumps(config))
     name = {**flags, "name": "killed"}
     for number in (signal.SIGKILL, signal.SIGTERM):
-        process = begin(name, "--recover")
-        before = len(list((tmp_path / "runs").glob("killed/*/checkpoints/*")))
-        deadline = time.monotonic() + 200
-        while len(list((tmp_path / "runs").glob("killed/*/checkpoints/step=*"))) < before + 2:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-            process.communicate()
-        else:
-            process.send_signal(number)
-            errors = process.communicate(timeout=60)[1]
-            assert process.returncode == 128 + number, errors
-            assert "stopped by SIGTERM after step" in errors
+        interrupt(begin(name, "--recover"), number, flags["save-dir"] / "killed")
     resumed = train(name, "--recover")
     whole = train({**flags, "name": "whole"})
     assert losses(resumed) == pytest.approx(losses(whole), rel=2e-2)

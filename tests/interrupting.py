@@ -1,0 +1,35 @@
+"""A training run in a process of its own, and its end before its time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+
+def interrupt(
+    process: subprocess.Popen[str], number: int, run_folders: Path, new_checkpoints: int = 2
+) -> None:
+    """End ``process``, a session of its own, by a signal once it has written so many checkpoints more.
+
+    SIGKILL goes to all of its processes, and nobody is asked. What SIGTERM ends must say that it has saved.
+    """
+    before, deadline = _count(run_folders), time.monotonic() + 200
+    while _count(run_folders) < before + new_checkpoints:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+        process.communicate()
+        return
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, errors
+    assert "stopped by SIGTERM after step" in errors
+
+
+def _count(run_folders: Path) -> int:
+    return len(list(run_folders.glob("*/checkpoints/step=*")))
