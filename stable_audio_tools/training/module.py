@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
+from stable_audio_tools.models.bottlenecks.rvq import RVQBottleneck
 from stable_audio_tools.runtime import seeds
 from stable_audio_tools.runtime.compiling import eager
 from stable_audio_tools.training.draws import Key
@@ -252,6 +253,9 @@ class ModelTrainer(pl.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Train in training mode: a published model comes in evaluation mode, and Lightning leaves it so."""
         self.wrapped.train()
+        for module in self.wrapped.modules() if self._world_size > 1 else ():
+            if isinstance(module, RVQBottleneck):
+                module.follow_all_ranks()
 
     def on_validation_start(self) -> None:
         """Have the average where the batches are."""

@@ -59,9 +59,9 @@ def test_two_train_what_one_does(
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], tmp_path: Path, strategy: str) -> None:
-    flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "max-steps": 200, "checkpoint-every": 10}
+    flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "max-steps": 60, "checkpoint-every": 10}
     config = json.loads(flags["model-config"].read_text())
-    config["training"]["demo"]["demo_every"] = flags["val-every"] = 100  # they would be most of the time
+    config["training"]["demo"]["demo_every"] = flags["val-every"] = 30  # they would be most of the time
     flags["model-config"].write_text(json.dumps(config))
     name = {**flags, "name": "killed"}
     for number in (signal.SIGKILL, signal.SIGTERM):

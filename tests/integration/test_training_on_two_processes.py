@@ -169,6 +169,33 @@ def test_the_loss_is_that_of_the_global_batch_however_it_is_split(
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
 
+def test_codebooks_follow_the_latents_of_both_ranks(tmp_path: Path, settings: dict[str, Any]) -> None:
+    oobleck = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4]}
+    rvq = {"dim": 4, "num_quantizers": 2, "codebook_size": 8, "kmeans_init": False}
+    model = {
+        "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 4, **oobleck}},
+        "decoder": {"type": "oobleck", "config": {"out_channels": 2, "latent_dim": 4, **oobleck}},
+        "bottleneck": {"type": "rvq", "config": {**rvq, "threshold_ema_dead_code": 0}},
+        "latent_dim": 4,
+        "downsampling_ratio": 8,
+        "io_channels": 2,
+    }
+    config = json.loads((tmp_path / "model.json").read_text()) | {"model_type": "autoencoder", "model": model}
+    weights = {"time": {"weights": {"l1": 1.0}}, "bottleneck": {"weights": {"quantizer": 1.0}}}
+    config["training"] = {"learning_rate": 2e-3, "loss_configs": weights}
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    settings |= {"log_every": 1, "val_every": 100}
+    alone, both = {**settings, "name": "alone", "batch_size": 4}, {**settings, "name": "both"}
+    (one,), (two,) = losses(tmp_path, [alone], 1), losses(tmp_path, [both], 2)
+    assert two == pytest.approx(one, abs=1e-5)
+    states = [
+        torch.load(file, weights_only=True)["state_dict"]
+        for file in sorted(tmp_path.glob("runs/*/*/checkpoints/step=00000004.ckpt"))
+    ]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-4)
+
+
 def test_a_sharded_run_goes_on_with_any_strategy(tmp_path: Path, settings: dict[str, Any]) -> None:
     settings |= {"batch_size": 4, "checkpoint_every": 2, "log_every": 1, "val_every": 100}
     runs = named(settings, [{"strategy": "fsdp"}, {"strategy": "fsdp", "max_steps": 2}], "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, Generators, Info, full_precision
@@ -19,7 +20,21 @@ class RVQBottleneck(DiscreteBottleneck):
         super().__init__(config.num_quantizers, config.codebook_size)
         from vector_quantize_pytorch import ResidualVQ
 
-        self.quantizer = ResidualVQ(**config.model_dump())
+        self.follows_all = config.sync_codebook is not False
+        self.quantizer = ResidualVQ(**config.model_dump() | {"sync_codebook": False})
+
+    def follow_all_ranks(self) -> None:
+        """Let the codebooks follow the latents of all ranks, whose process group must be there.
+
+        The library sees to it where the group is there when it is made: models are made before.
+        """
+        from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
+
+        for module in self.quantizer.modules():
+            if self.follows_all and hasattr(module, "kmeans_all_reduce_fn"):  # a codebook
+                module.use_ddp = True
+                module.all_reduce_fn = module.kmeans_all_reduce_fn = torch.distributed.all_reduce
+                module.sample_fn = module.replace_sample_fn = sample_vectors_distributed
 
     def encode(self, x: Tensor, generator: Generators = None) -> tuple[Tensor, Info]:
         """``(B, D, L)`` to quantised latents of the same shape, their ``codes`` and ``quantizer_loss``.
