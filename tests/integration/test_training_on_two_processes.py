@@ -171,11 +171,12 @@ def test_the_loss_is_that_of_the_global_batch_however_it_is_split(
 
 def test_codebooks_follow_the_latents_of_both_ranks(tmp_path: Path, settings: dict[str, Any]) -> None:
     oobleck = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4]}
-    rvq = {"dim": 4, "num_quantizers": 2, "codebook_size": 8, "kmeans_init": False}
+    rvq = {"dim": 4, "num_quantizers": 2, "codebook_size": 8}
+    without_draws = {"kmeans_init": False, "threshold_ema_dead_code": 0}
     model = {
         "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 4, **oobleck}},
         "decoder": {"type": "oobleck", "config": {"out_channels": 2, "latent_dim": 4, **oobleck}},
-        "bottleneck": {"type": "rvq", "config": {**rvq, "threshold_ema_dead_code": 0}},
+        "bottleneck": {"type": "rvq", "config": rvq | without_draws},
         "latent_dim": 4,
         "downsampling_ratio": 8,
         "io_channels": 2,
@@ -193,7 +194,7 @@ def test_codebooks_follow_the_latents_of_both_ranks(tmp_path: Path, settings: di
         for file in sorted(tmp_path.glob("runs/*/*/checkpoints/step=00000004.ckpt"))
     ]
     for key, value in states[0].items():
-        torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(states[1][key], value, rtol=1e-5, atol=1e-5)
 
 
 def test_a_sharded_run_goes_on_with_any_strategy(tmp_path: Path, settings: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from stable_audio_tools.models.bottlenecks.base import (
     Bottleneck,
@@ -70,7 +70,7 @@ class SoftNormBottleneck(Bottleneck):
     @torch.no_grad()
     def _follow(self, latents: Tensor) -> None:
         assert self.running_std is not None
-        running = self.running_std * _SLOWNESS + latents.std() * (1 - _SLOWNESS)
+        running = self.running_std * _SLOWNESS + _std_over_ranks(latents) * (1 - _SLOWNESS)
         self.running_std.copy_(running.clamp(min=_LEAST_STD))
 
     def _spread(self, latents: Tensor) -> Tensor:
@@ -80,6 +80,17 @@ class SoftNormBottleneck(Bottleneck):
         if latents.shape[-1] == 1:  # one frame has no spread
             return torch.zeros_like(latents)
         return latents.std(dim=-1, keepdim=True)
+
+
+def _std_over_ranks(latents: Tensor) -> Tensor:
+    """The standard deviation over the batches of all ranks, which are parts of one."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return latents.std()
+    values = latents.double()
+    moments = torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()])
+    distributed.all_reduce(moments)
+    count, total, squares = moments
+    return ((squares - total.square() / count) / (count - 1)).sqrt().to(latents.dtype)
 
 
 def softnorm_loss(latents: Tensor) -> Tensor:

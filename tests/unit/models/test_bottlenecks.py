@@ -299,7 +299,22 @@ def test_softnorm_follows_the_spread_in_training_unless_frozen() -> None:
     before = frozen.running_std.detach().clone()
     frozen.encode(encoded())
     assert torch.equal(frozen.running_std, before)
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_softnorm_follows_the_spread_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bottleneck: Any = build("softnorm").train()
+    before = bottleneck.running_std.detach().clone()
+    here, there = (x * bottleneck.scaling_factor + bottleneck.bias for x in (encoded(), 5 * encoded() + 2))
+
+    def all_reduce(moments: Tensor) -> None:
+        values = there.detach().double()
+        moments += torch.stack([torch.tensor(values.numel()).double(), values.sum(), values.square().sum()])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    bottleneck.encode(encoded())
+    both = torch.cat([here, there]).detach()
+    torch.testing.assert_close(bottleneck.running_std.detach(), 0.999 * before + 0.001 * both.std())
 
 
 @pytest.mark.parametrize("auto_scale", [False, True])
