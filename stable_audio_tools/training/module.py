@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -101,6 +102,14 @@ class ModelTrainer(pl.LightningModule, ABC):
         source = self._averaged_source()
         average = EMA(source, self.average_beta, on_cpu=ema_on_cpu) if averages else None
         setattr(self, f"{self.holder}_ema", average)
+        self._keep_average_from_ddp()
+
+    def _keep_average_from_ddp(self) -> None:
+        """Let DDP pass over the average: ranks have the same anyway, and it may be on another device."""
+        if self.average is not None:
+            state = [*self.average.named_parameters(), *self.average.named_buffers()]
+            names = [f"{self.holder}_ema.{name}" for name, _ in state]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     @property
     def wrapped(self) -> Any:

@@ -57,6 +57,19 @@ def test_two_train_what_one_does(
     assert list((two / "demos").rglob("*.wav"))
 
 
+@pytest.mark.parametrize("strategy", [each for each in STRATEGIES if each != "fsdp"])
+def test_two_keep_the_average_of_one_in_main_memory(
+    flags: dict[str, Any], tmp_path: Path, strategy: str
+) -> None:
+    one = train({**flags, "name": "one", "batch-size": 8, "num-gpus": 1}, "--ema-on-cpu")
+    two_flags = {**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": strategy}
+    two = train(two_flags, "--ema-on-cpu")
+    assert losses(two) == pytest.approx(losses(one), rel=2e-3)
+    first, second = model_of(one, tmp_path / "one"), model_of(two, tmp_path / "two")
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=1e-2, atol=2e-3)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], tmp_path: Path, strategy: str) -> None:
     flags |= {"batch-size": 4, "num-gpus": 2, "strategy": strategy, "max-steps": 60, "checkpoint-every": 10}

@@ -7,8 +7,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.factory import create_training_wrapper_from_config
 
 
 @pytest.fixture
@@ -98,6 +102,18 @@ def test_an_average_off_the_device_is_what_it_would_be_there():
         assert far.ema_model.weight.is_cuda
     assert torch.equal(far.ema_model.weight, before)
     assert far.ema_model.weight.is_pinned()
+
+
+def test_ddp_passes_over_an_average_on_another_device(tiny_diffusion_config, tmp_path):
+    tiny_diffusion_config["training"]["use_ema"] = True
+    config = parse_model_config(tiny_diffusion_config)
+    module = create_training_wrapper_from_config(config, create_model_from_config(config))
+    module.average.ema_model.to("meta")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        DistributedDataParallel(module)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_an_update_goes_on_where_a_checkpoint_left_it(layer):
