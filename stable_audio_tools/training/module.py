@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models.adapters.lora import dropped_adapters
 from stable_audio_tools.models.bottlenecks.rvq import RVQBottleneck
 from stable_audio_tools.runtime import seeds
@@ -276,12 +276,39 @@ class ModelTrainer(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the config, the position in the data and the facts of the run; leave out the base of a LoRA."""
-        self.watch.settle()
+        self._require_sound_weights()
         checkpoint["model_config"] = self.config.model_dump(mode="json")
         checkpoint["position"] = {"steps": self.steps_done, "batches": self.batches_done - self.micro_batch}
         checkpoint.update(self.run_facts)
         if self.lora:
             checkpoint["state_dict"] = self.saved_state()
+
+    def _require_sound_weights(self) -> None:
+        """Never save what a loss or a gradient has spoiled, nor on the other ranks what came from one.
+
+        Raises:
+            TrainingError: on all ranks, if the last loss or a weight of one of them is no finite number.
+        """
+        error = self.watch.judge() or self._broken_weights()
+        spoiled = torch.tensor(float(error is not None), device=self.device)
+        if self._world_size > 1:
+            spoiled = self.trainer.strategy.reduce(spoiled, reduce_op="max")
+        if spoiled:
+            raise error or TrainingError(
+                f"step {self.steps_done}: not saved, since the loss of another rank is no finite number;"
+                " that rank says which tracks it had"
+            )
+
+    def _broken_weights(self) -> TrainingError | None:
+        trained: list[Any] = [each.detach() for each in self.parameters() if each.requires_grad]
+        pieces = [each.to_local() if hasattr(each, "to_local") else each for each in trained]
+        norms = torch._foreach_norm(pieces)
+        if torch.stack([norm.float() for norm in norms]).isfinite().all():
+            return None
+        return TrainingError(
+            f"step {self.steps_done}: not saved, since weights are no finite numbers any more; lower the"
+            " learning rate or set --gradient-clip-val"
+        )
 
     def saved_state(self) -> dict[str, Tensor]:
         """The weights that a checkpoint of this run holds: all of them, or the adapters of a LoRA run."""

@@ -76,14 +76,20 @@ class LossWatch:
         Raises:
             TrainingError: it was not finite.
         """
+        error = self.judge()
+        if error is not None:
+            raise error
+
+    def judge(self) -> TrainingError | None:
+        """:meth:`settle`, but the error is handed back."""
         seen, self._seen = self._seen, None
         if seen is None:
-            return
+            return None
         if seen.arrived is not None:
             seen.arrived.synchronize()
         loss, *per_item = seen.numbers.tolist()
         if torch.isfinite(seen.numbers[0]):
-            return
+            return None
         tracks = [str(info.get("sample_id", info.get("path", "?"))) for info in seen.infos]
         losses: list[str | None] = [str(value) for value in per_item]
         losses = losses or [None] * len(tracks)
@@ -96,7 +102,7 @@ class LossWatch:
                 for track, value, info in zip(tracks, losses, seen.infos, strict=True)
             ],
         }
-        raise TrainingError(
+        return TrainingError(
             f"step {seen.step}: the loss is {loss}, expected a finite number; tracks of this batch:"
             f" {', '.join(tracks)}; lower the learning rate, set --gradient-clip-val or exclude a file"
         )

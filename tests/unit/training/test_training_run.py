@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from metrics_table import learned_rows, read_table
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from stable_audio_tools.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from stable_audio_tools.models.checkpoints import load_checkpoint
@@ -16,6 +17,7 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.unwrap import unwrap_checkpoint
 from stable_audio_tools.schema.reader import parse_model_config
 from stable_audio_tools.training import diffusion
+from stable_audio_tools.training.diffusion import DiffusionCondTrainer
 from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.run import train
 
@@ -171,6 +173,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tracks(make_setti
     assert report["step"] == 4
     assert len(report["items"]) == 4
     assert all(bool(torch.isfinite(value).all()) for value in load(run, 2)["state_dict"].values())
+
+
+def test_weights_that_a_gradient_spoiled_are_not_saved(make_settings, monkeypatch):
+    step = DiffusionCondTrainer.optimizer_step
+
+    def spoil(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        if self.steps_done == 2:  # counted before the step is taken
+            with torch.no_grad():
+                next(self.online_network.parameters()).view(-1)[0] = float("inf")
+
+    monkeypatch.setattr(DiffusionCondTrainer, "optimizer_step", spoil)
+    settings = make_settings(checkpoint_every=1)
+    with pytest.raises(TrainingError, match=r"step 2: not saved, since weights are no finite numbers"):
+        train(settings)
+    (run,) = Path(settings.save_dir, "tiny").iterdir()
+    assert names(run / "checkpoints") == ["step=00000001.ckpt"]
+
+
+def test_what_another_rank_spoiled_is_not_saved(make_settings, monkeypatch):
+    monkeypatch.setattr(DiffusionCondTrainer, "_world_size", 2)
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda self, tensor, **_: torch.ones_like(tensor))
+    with pytest.raises(TrainingError, match=r"step 2: not saved, since the loss of another rank"):
+        train(make_settings())
 
 
 def test_mask_padding_and_a_shifted_schedule_train(make_settings, tiny_diffusion_config):
