@@ -123,7 +123,7 @@ def _update_at_home(old: Sequence[nn.Parameter], new: Sequence[nn.Parameter], sh
         visitor = mean.data.to(parameter.device, non_blocking=True)
         visitor.lerp_(parameter.data.to(visitor.dtype), share)
         mean.data.copy_(visitor, non_blocking=True)
-    torch.cuda.current_stream().synchronize()
+    torch.cuda.current_stream(new[0].device).synchronize()
 
 
 def _recount(module: EMA, incompatible: Any) -> None:
