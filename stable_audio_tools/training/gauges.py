@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stable_audio_tools.runtime.progress import warn
-from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.module import ModelTrainer, total_norm
 
 NORM_EVERY = 10
 """Steps between gradient norms; of 1.06 B parameters one takes about as long as a hundredth of a step."""
@@ -186,10 +186,7 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
         for parameter in group["params"]
         if parameter.grad is not None
     ]
-    if not gradients:
-        return None
-    norms = torch._foreach_norm([gradient.detach() for gradient in gradients])
-    return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
+    return total_norm(gradients) if gradients else None
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -102,11 +102,12 @@ def choose_hardware(settings: TrainSettings, idle_parameters: bool = False) -> H
     devices = max(1, settings.num_gpus) if device.type == "cuda" else 1
     strategy = settings.strategy or _default_strategy(devices * settings.num_nodes, idle_parameters)
     _check_strategy(strategy, device)
-    if strategy.startswith(("fsdp", "deepspeed")):
-        if idle_parameters:
-            raise UsageError(f"--strategy {strategy}: can cut neither adapters nor an adversary; use ddp")
-        check = _check_fsdp if strategy == "fsdp" else _check_deepspeed
-        check(strategy, precision, settings)
+    if strategy.startswith(("fsdp", "deepspeed")) and idle_parameters:
+        raise UsageError(f"--strategy {strategy}: can cut neither adapters nor an adversary; use ddp")
+    if strategy == "fsdp":
+        _check_fsdp(precision, settings.ema_on_cpu)
+    if strategy.startswith("deepspeed"):
+        _check_deepspeed(strategy, precision, settings.gradient_clip_val)
     accelerator = "gpu" if device.type == "cuda" else device.type
     return Hardware(accelerator, devices, settings.num_nodes, precision, strategy)
 
@@ -124,21 +125,21 @@ def _check_strategy(strategy: str, device: torch.device) -> None:
         raise UsageError(f"--strategy {strategy}: shards a model over GPUs, but this run is on {device.type}")
 
 
-def _check_fsdp(strategy: str, precision: str, settings: TrainSettings) -> None:
+def _check_fsdp(precision: str, ema_on_cpu: bool) -> None:
     if precision == "16-mixed":
         raise UsageError("--strategy fsdp: found --precision 16-mixed; expected bf16-mixed, bf16-true or 32")
-    if settings.ema_on_cpu:
+    if ema_on_cpu:
         raise UsageError("--ema-on-cpu: with --strategy fsdp each GPU has only its piece of the average")
 
 
-def _check_deepspeed(strategy: str, precision: str, settings: TrainSettings) -> None:
+def _check_deepspeed(strategy: str, precision: str, gradient_clip_val: float) -> None:
     if strategy.startswith("deepspeed_stage_3"):
         raise UsageError(f"--strategy {strategy}: to cut weights too, use fsdp")
     if precision == "bf16-true":
         raise UsageError(
             f"--strategy {strategy}: found --precision bf16-true; expected bf16-mixed, 16-mixed or 32"
         )
-    if precision == "16-mixed" and settings.gradient_clip_val:  # it clips before it takes the loss scale out
+    if precision == "16-mixed" and gradient_clip_val:  # it clips before it takes the loss scale out
         raise UsageError(
             f"--strategy {strategy}: cannot clip float16 gradients; use --precision bf16-mixed, or leave"
             " --gradient-clip-val out"
@@ -151,20 +152,21 @@ def _made_here(strategy: str, precision: str) -> Any:
         from stable_audio_tools.training.sharding import ShardedStrategy  # of use on several GPUs only
 
         return ShardedStrategy()
-    options: dict[str, Any] = {}
-    if strategy.startswith("deepspeed"):
-        # at the start it sends all parameters from the first process, and the average's may be on the CPU
-        options["process_group_backend"] = "cpu:gloo,cuda:nccl"
-    elif strategy.startswith("ddp"):
-        options["gradient_as_bucket_view"] = True  # or gradients are there twice
-    else:
+    if strategy.startswith("ddp"):
+        return _registered(strategy, gradient_as_bucket_view=True)  # or gradients are there twice
+    if not strategy.startswith("deepspeed"):
         return strategy
-    known = StrategyRegistry[strategy]
-    made = known["strategy"](**known["init_params"], **options)
-    if strategy.startswith("deepspeed") and precision.endswith("-mixed"):
+    # at the start it sends all parameters from the first process, and the average's may be on the CPU
+    made = _registered(strategy, process_group_backend="cpu:gloo,cuda:nccl")
+    if precision in _AUTOCAST:
         # Lightning would turn everything to half precision: the VAE, and the average, which then stands still
         made.config["torch_autocast"] = {"enabled": True, "dtype": _AUTOCAST[precision]}
     return made
+
+
+def _registered(strategy: str, **options: Any) -> Any:
+    known = StrategyRegistry[strategy]
+    return known["strategy"](**known["init_params"], **options)
 
 
 def _default_strategy(processes: int, idle_parameters: bool) -> str:

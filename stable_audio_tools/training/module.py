@@ -300,10 +300,9 @@ class ModelTrainer(pl.LightningModule, ABC):
             )
 
     def _broken_weights(self) -> TrainingError | None:
-        trained: list[Any] = [each.detach() for each in self.parameters() if each.requires_grad]
+        trained: list[Any] = [each for each in self.parameters() if each.requires_grad]
         pieces = [each.to_local() if hasattr(each, "to_local") else each for each in trained]
-        norms = torch._foreach_norm(pieces)
-        if torch.stack([norm.float() for norm in norms]).isfinite().all():
+        if total_norm(pieces).isfinite():
             return None
         return TrainingError(
             f"step {self.steps_done}: not saved, since weights are no finite numbers any more; lower the"
@@ -356,6 +355,12 @@ class ModelTrainer(pl.LightningModule, ABC):
             TrainingError: a loss is not finite; ``bad_batch`` then holds what is known.
         """
         self.watch.look(loss, infos, per_item, step=self.steps_done + 1, rank=self.global_rank)
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of all ``tensors`` together, a float32 scalar on their device."""
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
+    return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
 
 
 def _put(model: nn.Module, parts: Mapping[str, Any]) -> None:

@@ -40,6 +40,13 @@ def model_of(run: Path, target: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def assert_same_models(one: Path, two: Path, tmp_path: Path) -> None:
+    first, second = model_of(one, tmp_path / "one"), model_of(two, tmp_path / "two")
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=1e-2, atol=2e-3)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_train_what_one_does(
@@ -50,10 +57,7 @@ def test_two_train_what_one_does(
     two = train({**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": strategy})
     assert losses(two) == pytest.approx(losses(one), rel=2e-3)
     assert len(losses(one)) == STEPS + 2
-    first, second = model_of(one, tmp_path / "one"), model_of(two, tmp_path / "two")
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        torch.testing.assert_close(value, second[key], rtol=1e-2, atol=2e-3)
+    assert_same_models(one, two, tmp_path)
     assert list((two / "demos").rglob("*.wav"))
 
 
@@ -65,9 +69,7 @@ def test_two_keep_the_average_of_one_in_main_memory(
     two_flags = {**flags, "name": "two", "batch-size": 4, "num-gpus": 2, "strategy": strategy}
     two = train(two_flags, "--ema-on-cpu")
     assert losses(two) == pytest.approx(losses(one), rel=2e-3)
-    first, second = model_of(one, tmp_path / "one"), model_of(two, tmp_path / "two")
-    for key, value in first.items():
-        torch.testing.assert_close(value, second[key], rtol=1e-2, atol=2e-3)
+    assert_same_models(one, two, tmp_path)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

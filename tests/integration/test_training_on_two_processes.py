@@ -272,7 +272,7 @@ def test_deepspeed_trains_what_ddp_does(
 ) -> None:
     settings = {**with_deepspeed, "precision": precision}
     if precision == "16-mixed":
-        del settings["gradient_clip_val"]  # refused, see test_train_settings.py
+        del settings["gradient_clip_val"]  # refused, see test_hardware.py
     runs = named(settings, [{"precision": "32"}, {"strategy": "deepspeed"}], "run")
     ddp, zero = losses(tmp_path, runs, 2)
     assert zero == pytest.approx(ddp, abs=near)

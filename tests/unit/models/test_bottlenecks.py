@@ -299,6 +299,7 @@ def test_softnorm_follows_the_spread_in_training_unless_frozen() -> None:
     before = frozen.running_std.detach().clone()
     frozen.encode(encoded())
     assert torch.equal(frozen.running_std, before)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
 def test_softnorm_follows_the_spread_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
