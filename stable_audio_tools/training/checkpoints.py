@@ -78,12 +78,15 @@ class CheckpointKeeper(pl.Callback):
         self.best_loss = float("inf")
         self._saved_step = -1
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Clear away what a killed writer left, and recall the best loss of a run that goes on."""
-        self._saved_step = _trainer(pl_module).steps_done
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Recall the best loss of a run that goes on."""
         record = self.folder / "best.json"
         if record.is_file():
             self.best_loss = read_json(record)["val_loss"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Clear away what a killed writer left."""
+        self._saved_step = _trainer(pl_module).steps_done
         if trainer.is_global_zero:
             for leftover in self.folder.glob(".tmp-*"):
                 leftover.unlink()

@@ -76,7 +76,11 @@ class Demos(SideJob):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the batch: its prompts, for ``demo_cond_from_batch``, and its audio."""
+        """Remember the batch."""
+        self.take(batch)
+
+    def take(self, batch: Any) -> None:
+        """Keep the prompts of ``batch``, for ``demo_cond_from_batch``, and its audio."""
         self.audio, self.infos = batch
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:

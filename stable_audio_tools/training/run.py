@@ -23,6 +23,7 @@ from stable_audio_tools.schema.dataset import DatasetConfig
 from stable_audio_tools.schema.model import DiffusionCondModelConfig, ModelConfig
 from stable_audio_tools.schema.reader import read_dataset_config, read_model_config
 from stable_audio_tools.training.callbacks import BadBatchReport, MetricsLog, StepProgress
+from stable_audio_tools.training.catching_up import CatchingUp, begin_record
 from stable_audio_tools.training.checkpoints import (
     CheckpointKeeper,
     require_same_weights,
@@ -36,6 +37,7 @@ from stable_audio_tools.training.module import ModelTrainer
 from stable_audio_tools.training.run_folder import Resume, find_resume, make_run_folder
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.sharding import MODEL_TYPES
+from stable_audio_tools.training.side_jobs import SideJob
 from stable_audio_tools.training.song_describer import SongDescriberScores
 from stable_audio_tools.training.speed import make_fast
 from stable_audio_tools.training.start import (
@@ -105,6 +107,7 @@ def train(settings: TrainSettings, *, lora: bool = False) -> Path:
     folder = make_run_folder(settings, hardware, resume, model_config, dataset_config, index)
     if hardware.rank == 0:
         write_load_reports(folder, reports)
+        begin_record(folder, resume.step if resume else 0)
     with _quiet():
         trainer = _trainer(settings, hardware, folder, module, val_loader is not None, resume, base)
     _announce(module, index, hardware, folder)
@@ -216,12 +219,14 @@ def _trainer(
     progress = StepProgress(metrics, settings.max_steps)
     callbacks: list[pl.Callback] = [gauges, metrics, progress, keeper]
     callbacks += [BadBatchReport(folder), StopOnSignal(keeper)]
+    jobs: list[SideJob] = []
     if module.options.demo is not None:
-        callbacks.append(create_demos(module, folder, settings.seed))
+        jobs.append(create_demos(module, folder, settings.seed))
     scores = getattr(module.options, "song_describer_eval", None)
     if scores is not None and SongDescriberScores.wanted(scores):
-        callbacks.append(SongDescriberScores(scores, folder, settings.seed))
-    callbacks.append(gauges.last)
+        jobs.append(SongDescriberScores(scores, folder, settings.seed))
+    catching_up = CatchingUp(folder, jobs, settings.val_every if validates else None)
+    callbacks += [*jobs, catching_up, gauges.last]
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
     kept_rows = resume.step if resume is not None and resume.run_folder else None
     trainer = pl.Trainer(

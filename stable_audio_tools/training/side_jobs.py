@@ -37,6 +37,9 @@ class SideJob(StepCallback, ABC):
             if trainer.is_global_zero:
                 self.send(trainer, self.attempt(trainer, module, step, self.work), step)
 
+    def take(self, batch: Any) -> None:
+        """Keep what the work needs of ``batch``: nothing, unless overridden."""
+
     def attempt(
         self,
         trainer: pl.Trainer,

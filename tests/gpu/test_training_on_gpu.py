@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import STEPS, losses, train
+from training_runs import DEEPSPEED, STEPS, broken_and_whole, losses, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,3 +33,22 @@ def test_every_precision_trains_with_clipped_gradients(flags: dict[str, Any], pr
     flags |= {"batch-size": 8, "num-gpus": 1, "gradient-clip-val": 0.05}
     whole = losses(train({**flags, "name": "whole"}))
     assert losses(train({**flags, "name": "half", "precision": precision})) == pytest.approx(whole, rel=3e-2)
+
+
+@pytest.mark.parametrize("precision", ["32", "16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("strategy", ["ddp", DEEPSPEED])
+def test_a_strategy_of_one_process_trains_what_none_does(
+    flags: dict[str, Any], strategy: str, precision: str
+) -> None:
+    """With the average in main memory, although the strategy moves the module that holds it."""
+    flags |= {"batch-size": 8, "num-gpus": 1, "precision": precision, "gradient-clip-val": 0.0}
+    none = train({**flags, "name": "none"}, "--ema-on-cpu")
+    one = train({**flags, "name": "one", "strategy": strategy}, "--ema-on-cpu")
+    assert losses(one) == pytest.approx(losses(none), rel=5e-3)
+
+
+@pytest.mark.parametrize("strategy", ["auto", DEEPSPEED])
+def test_killed_and_stopped_runs_go_on(flags: dict[str, Any], strategy: str) -> None:
+    broken, whole = broken_and_whole({**flags, "batch-size": 8, "num-gpus": 1, "strategy": strategy})
+    assert len(whole) == 62
+    assert broken == pytest.approx(whole, rel=2e-3)

@@ -253,7 +253,7 @@ def test_killed_and_stopped_runs_go_on(
 ) -> None:
     if strategy == "deepspeed":
         settings = request.getfixturevalue("with_deepspeed")
-    settings |= {"strategy": strategy, "max_steps": 30, "log_every": 1, "val_every": 100}
+    settings |= {"strategy": strategy, "max_steps": 30, "log_every": 1, "val_every": 4}
     broken = {**settings, "name": "broken", "recover": True}
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = begin(tmp_path, [broken], 2, by_lightning=True)

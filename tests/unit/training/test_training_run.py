@@ -52,6 +52,7 @@ def test_a_run_folder_is_complete_and_says_what_was_run(
         "model_config.json",
         "dataset_config.json",
         "tracks.jsonl",
+        "jobs.json",
         "metrics.csv",
         "index.html",
     }
