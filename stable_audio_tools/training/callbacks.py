@@ -13,7 +13,7 @@ from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import console, say
 from stable_audio_tools.training.checkpoints import CheckpointKeeper
 from stable_audio_tools.training.gauges import Gauges
-from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.module import ModelTrainer, ours
 
 _SHOWN = {
     "train/loss": "loss {:.4f}",
@@ -29,9 +29,9 @@ class StepCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Pass on the batches that completed a step."""
-        assert isinstance(pl_module, ModelTrainer)
-        if pl_module.micro_batch == 0:
-            self.on_step(trainer, pl_module, pl_module.steps_done)
+        module = ours(pl_module)
+        if module.micro_batch == 0:
+            self.on_step(trainer, module, module.steps_done)
 
     def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Act on step ``step``, counted from 1 over all resumes."""
@@ -59,12 +59,12 @@ class MetricsLog(StepCallback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the validation loss and offer the checkpoint."""
-        assert isinstance(pl_module, ModelTrainer)
-        metrics = pl_module.take_validation()
+        module = ours(pl_module)
+        metrics = module.take_validation()
         if metrics:
-            self._log(trainer, metrics, pl_module.steps_done)
-            say(f"step {pl_module.steps_done}: validation loss {metrics['val/loss']:.4f}")
-            self.keeper.offer_best(trainer, pl_module, metrics["val/loss"])
+            self._log(trainer, metrics, module.steps_done)
+            say(f"step {module.steps_done}: validation loss {metrics['val/loss']:.4f}")
+            self.keeper.offer_best(trainer, module, metrics["val/loss"])
 
     def _log(self, trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
         self.latest.update(metrics)
@@ -89,8 +89,7 @@ class StepProgress(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and the bar where there is a terminal."""
-        assert isinstance(pl_module, ModelTrainer)
-        self._first_step, self._started = pl_module.steps_done, time.monotonic()
+        self._first_step, self._started = ours(pl_module).steps_done, time.monotonic()
         if trainer.is_global_zero and console.is_terminal:
             total = self.max_steps if self.max_steps > 0 else None
             columns = (
@@ -152,9 +151,9 @@ class BadBatchReport(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Write down the batch that failed."""
-        assert isinstance(pl_module, ModelTrainer)
-        if pl_module.watch.bad_batch is not None:
-            write_json(self.path, pl_module.watch.bad_batch)
+        bad_batch = ours(pl_module).watch.bad_batch
+        if bad_batch is not None:
+            write_json(self.path, bad_batch)
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from stable_audio_tools.runtime.files import write_json
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.schema.reader import read_json
 from stable_audio_tools.training.callbacks import StepCallback
-from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.module import ModelTrainer, ours
 from stable_audio_tools.training.side_jobs import SideJob
 
 VALIDATION = "the validation"
@@ -51,22 +51,22 @@ class CatchingUp(StepCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See what is owed, and validate if that is."""
         self._started = True
-        self._begin(trainer, _trainer(pl_module))
+        self._begin(trainer, ours(pl_module))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Do the owed jobs: before the first batch is worked on, which they may need."""
-        self._do_jobs(trainer, _trainer(pl_module), batch)
+        self._do_jobs(trainer, ours(pl_module), batch)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Catch up where training did not start, since all steps are taken."""
         if self._started:
             return
-        self._begin(trainer, _trainer(pl_module))
+        self._begin(trainer, ours(pl_module))
         if self._owed:
             loader: Any = trainer.train_dataloader
-            self._do_jobs(trainer, _trainer(pl_module), next(iter(loader)))
+            self._do_jobs(trainer, ours(pl_module), next(iter(loader)))
 
     def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """The jobs of this step are done."""
@@ -74,7 +74,7 @@ class CatchingUp(StepCallback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """So is the validation."""
-        self._note(trainer, [VALIDATION], _trainer(pl_module).steps_done)
+        self._note(trainer, [VALIDATION], ours(pl_module).steps_done)
 
     def _begin(self, trainer: pl.Trainer, module: ModelTrainer) -> None:
         step = module.steps_done
@@ -120,8 +120,3 @@ def _validate(trainer: pl.Trainer) -> None:
 
 def _record(run_folder: Path) -> Path:
     return run_folder / "jobs.json"
-
-
-def _trainer(module: pl.LightningModule) -> ModelTrainer:
-    assert isinstance(module, ModelTrainer)
-    return module

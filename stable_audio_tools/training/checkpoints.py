@@ -21,7 +21,7 @@ from stable_audio_tools.models.checkpoints.zero import bare_weights, weights_fil
 from stable_audio_tools.runtime.files import atomic_path, write_json
 from stable_audio_tools.runtime.progress import warn
 from stable_audio_tools.schema.reader import read_json
-from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.module import ModelTrainer, ours
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 ADAM_STATES = 2
@@ -86,14 +86,14 @@ class CheckpointKeeper(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clear away what a killed writer left."""
-        self._saved_step = _trainer(pl_module).steps_done
+        self._saved_step = ours(pl_module).steps_done
         if trainer.is_global_zero:
             for leftover in self.folder.glob(".tmp-*"):
                 leftover.unlink()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save where a step was completed and it is time."""
-        module = _trainer(pl_module)
+        module = ours(pl_module)
         if module.micro_batch == 0 and module.steps_done % self.every == 0:
             self._save_step(trainer, module)
 
@@ -103,7 +103,7 @@ class CheckpointKeeper(pl.Callback):
 
     def save_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last whole step, if it is not saved yet."""
-        module = _trainer(pl_module)
+        module = ours(pl_module)
         if module.steps_done != self._saved_step:
             self._save_step(trainer, module)
 
@@ -111,7 +111,7 @@ class CheckpointKeeper(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put Lightning's count of batches back to the end of the step."""
-        over = _trainer(pl_module).micro_batch
+        over = ours(pl_module).micro_batch
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
             for name in ("ready", "started", "processed", "completed"):
@@ -268,8 +268,3 @@ def require_same_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], modu
             f"--ckpt-path: {path}: is not a checkpoint of this {'LoRA run' if module.lora else 'model'}:"
             f" {problems}; continue with the model config of that run, and with train_lora.py if it was one"
         )
-
-
-def _trainer(module: pl.LightningModule) -> ModelTrainer:
-    assert isinstance(module, ModelTrainer)
-    return module

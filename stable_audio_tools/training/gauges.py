@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stable_audio_tools.runtime.progress import warn
-from stable_audio_tools.training.module import ModelTrainer, total_norm
+from stable_audio_tools.training.module import ours, total_norm
 
 NORM_EVERY = 10
 """Steps between gradient norms; of 1.06 B parameters one takes about as long as a hundredth of a step."""
@@ -94,18 +94,17 @@ class Gauges(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """A batch is done."""
-        assert isinstance(pl_module, ModelTrainer)
         gap, _worked = self._measured.pop()
         self._measured.append((gap, time.perf_counter() - self._started))
-        self._steps += pl_module.micro_batch == 0
+        self._steps += ours(pl_module).micro_batch == 0
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Take the norm of the gradient, before it is clipped, in the steps that are due."""
-        assert isinstance(pl_module, ModelTrainer)
+        module = ours(pl_module)
         # a trainer that steps by itself does so before it counts the batch
-        step = pl_module.steps_done + (0 if pl_module.automatic_optimization else 1)
+        step = module.steps_done + (0 if module.automatic_optimization else 1)
         due = step % NORM_EVERY == 0 or step % self.every == 0 or step == self.max_steps
         if not (self.norms and due):
             return
@@ -116,7 +115,7 @@ class Gauges(pl.Callback):
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             norm = norm / scaler._scale  # a fused optimizer gets gradients that are still scaled
         first = optimizer is trainer.optimizers[0]
-        pl_module.note("train/grad_norm" if first else "train/disc_grad_norm", norm)
+        module.note("train/grad_norm" if first else "train/disc_grad_norm", norm)
 
     def free(self, device: torch.device) -> None:
         """Nothing is left to do but wait for the next batch."""
