@@ -82,7 +82,7 @@ class CatchingUp(StepCallback):
         owed = trainer.strategy.broadcast(self._look(step) if trainer.is_global_zero else [])
         if not owed:
             return
-        say(f"step {step}: {' and '.join(owed)} first, which the run still owes")
+        say(f"step {step}: not done before the run ended, so first: {', '.join(owed)}")
         self._note(trainer, owed, step)
         self._owed = [name for name in owed if name != VALIDATION]
         if VALIDATION in owed:

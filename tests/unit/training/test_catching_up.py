@@ -20,7 +20,7 @@ DEMO = {
     "demo_cond": [{"prompt": "rock", "seconds_start": 0, "seconds_total": 1}],
     "demo_cfg_scales": [2],
 }
-OWED = "the demo and the validation first, which the run still owes"
+OWED = "not done before the run ended, so first: the demo, the validation"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(settings_with_jobs, capsys):
     (run / "jobs.json").unlink()  # a run of before there was such a record
     train(settings_with_jobs(recover=True))
     train(settings_with_jobs(name="new", ckpt_path=str(run / "checkpoints" / "step=00000002.ckpt")))
-    assert "still owes" not in capsys.readouterr().err
+    assert "so first" not in capsys.readouterr().err
 
 
 def test_what_ends_a_run_is_tried_once_more_only(settings_with_jobs, monkeypatch, capsys):
@@ -105,5 +105,5 @@ def test_what_ends_a_run_is_tried_once_more_only(settings_with_jobs, monkeypatch
                 train(settings_with_jobs(recover=True))
     assert f"step 2: {OWED}" in capsys.readouterr().err
     run = train(settings_with_jobs(recover=True))
-    assert "still owes" not in capsys.readouterr().err
+    assert "so first" not in capsys.readouterr().err
     assert [path.name for path in (run / "demos").glob("step=*")] == ["step=00000004"]
