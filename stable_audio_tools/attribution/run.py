@@ -204,22 +204,13 @@ def run_attribution(
     Raises:
         StableAudioError: see :func:`extract` and :func:`score_stores`.
     """
-    settings = (settings or FeatureSettings()).on(device_of(share_of(), device))
+    share, folder = share_of(), Path(output_dir)
+    settings = (settings or FeatureSettings()).on(device_of(share, device))
     score_settings = score_settings or ScoreSettings()
-    extract_both(
-        model,
-        train_dataset_config,
-        queries,
-        output_dir,
-        settings,
-        score_settings,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=device,
-        compile=compile,
-        prompt=prompt,
-    )
-    folder = Path(output_dir)
+    clips, tracks = _lists(train_dataset_config, queries, prompt, settings, score_settings)
+    loaded = model.load_conditional(device_of(share, device))
+    work = Work(batch_size, num_workers, compile, share)
+    _fill_both(model, loaded, clips, tracks, folder, settings, work)
     files = score_stores(
         folder / TRAIN_FEATURES, folder / QUERY_FEATURES, folder, score_settings, rank_by=rank_by, top_k=top_k
     )
@@ -228,6 +219,7 @@ def run_attribution(
     stores = [FeatureStore.open(folder / name) for name in (TRAIN_FEATURES, QUERY_FEATURES)]
     run = Run(
         model,
+        loaded,
         Path(train_dataset_config),
         Path(queries),
         folder,
@@ -236,7 +228,6 @@ def run_attribution(
         rank_by or _rank_by(stores[0], score_settings),
         batch_size,
         num_workers,
-        device,
         prompt,
     )
     return replace(files, report=write_report(run, stores[0], stores[1], files.scores, report))
@@ -268,17 +259,11 @@ def extract_both(
     Raises:
         UsageError: features of these settings cannot be scored so; before hours of work.
     """
-    settings = settings or FeatureSettings()
-    require_fitting(score_settings or ScoreSettings(), settings.to_dict(), "this run")
-    folder = Path(output_dir)
-    # Both lists first: a clip without a prompt should show before an hour of work on the training set.
-    clips, tracks = _source(None, queries, prompt), _source(train_dataset_config, None)
-    share = share_of(shard)
+    settings, share = settings or FeatureSettings(), share_of(shard)
+    clips, tracks = _lists(train_dataset_config, queries, prompt, settings, score_settings or ScoreSettings())
     loaded = model.load_conditional(device_of(share, device))
     work = Work(batch_size, num_workers, compile, share)
-    # All clips, whatever part of the tracks.
-    both = ((clips, QUERY_FEATURES, replace(settings, max_examples=None)), (tracks, TRAIN_FEATURES, settings))
-    stores = [_extract(model, loaded, source, folder / name, job, work) for source, name, job in both]
+    stores = _fill_both(model, loaded, clips, tracks, Path(output_dir), settings, work)
     return not any(store.missing() for store in stores)
 
 
@@ -297,6 +282,33 @@ class Work:
     num_workers: int = 4
     compile: bool | None = None
     share: Share = ALONE
+
+
+def _lists(
+    train_dataset_config: str | Path,
+    queries: str | Path,
+    prompt: str | None,
+    settings: FeatureSettings,
+    score_settings: ScoreSettings,
+) -> tuple[TrackSource, TrackSource]:
+    """Clips and tracks: what is wrong with either should show before an hour of work on the other."""
+    require_fitting(score_settings, settings.to_dict(), "this run")
+    return _source(None, queries, prompt), _source(train_dataset_config, None)
+
+
+def _fill_both(
+    files: ModelFiles,
+    model: ConditionedDiffusionModelWrapper,
+    clips: TrackSource,
+    tracks: TrackSource,
+    folder: Path,
+    settings: FeatureSettings,
+    work: Work,
+) -> list[FeatureStore]:
+    """The stores of clips and tracks in ``folder``, with this process's part in them."""
+    # all clips, whatever part of the tracks
+    both = ((clips, QUERY_FEATURES, replace(settings, max_examples=None)), (tracks, TRAIN_FEATURES, settings))
+    return [_extract(files, model, source, folder / name, job, work) for source, name, job in both]
 
 
 def _extract(

@@ -21,6 +21,7 @@ from stable_audio_tools.attribution.reports.media import Media
 from stable_audio_tools.attribution.scoring.groups import GROUP_FILES, described, write_groups
 from stable_audio_tools.attribution.scoring.scores import ScoreSettings
 from stable_audio_tools.attribution.settings import FeatureSettings
+from stable_audio_tools.models.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.files import ModelFiles
 from stable_audio_tools.runtime.progress import say, track
 
@@ -30,9 +31,13 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Run:
-    """What was asked: the arguments of :func:`~stable_audio_tools.attribution.run.run_attribution`."""
+    """What was asked: the arguments of :func:`~stable_audio_tools.attribution.run.run_attribution`.
+
+    ``loaded`` is the model that ``model`` makes, on its device.
+    """
 
     model: ModelFiles
+    loaded: ConditionedDiffusionModelWrapper
     train_dataset_config: Path
     queries: Path
     folder: Path
@@ -41,7 +46,6 @@ class Run:
     rank_by: str
     batch_size: int = 8
     num_workers: int = 4
-    device: str | None = None
     prompt: str | None = None
 
 
@@ -86,16 +90,16 @@ def _evidence(
     records = train.records()
     kept = [row for row, record in enumerate(records) if "left_out" not in record]
     tracks = described([records[row] for row in kept], settings.dedup)
-    model = run.model.load_conditional(run.device)
     asked = Asked(
         run.folder,
         train,
         queries,
-        Measured(model, run.settings, run.model.stamp(), run.batch_size, run.num_workers),
+        Measured(run.loaded, run.settings, run.model.stamp(), run.batch_size, run.num_workers),
         train_source(run.train_dataset_config).first(run.settings.max_examples),
         query_source(run.queries, run.prompt),
     )
-    window_seconds = model.config.sample_size / model.config.sample_rate
+    config = run.loaded.config
+    window_seconds = config.sample_size / config.sample_rate
     found = gather(asked, scores[:, kept], kept, tracks, run.score_settings, run.rank_by, settings)
     return found, window_seconds
 
