@@ -69,8 +69,9 @@ class CatchingUp(StepCallback):
             self._do_jobs(trainer, ours(pl_module), next(iter(loader)))
 
     def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
-        """The jobs of this step are done."""
-        self._note(trainer, [job.name for job in self.jobs if step % job.every == 0], step)
+        """The jobs of this step are done, or cut short."""
+        done = [job.name for job in self.jobs if step % job.every == 0 and not job.cut_short]
+        self._note(trainer, done, step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """So is the validation."""
@@ -93,15 +94,13 @@ class CatchingUp(StepCallback):
         for job in self.jobs:
             if job.name in owed:
                 job.take(batch)
-                job.on_step(trainer, module, module.steps_done)
+                job.do(trainer, module, module.steps_done)
 
     def _look(self, step: int) -> list[str]:
-        """What is due at ``step`` and was last done before it."""
+        """What was due by ``step`` and was last done before."""
         done: dict[str, int] = read_json(self.path)
         return [
-            name
-            for name, every in self.every.items()
-            if step % every == 0 and done.get(name, done[_START]) < step
+            name for name, every in self.every.items() if done.get(name, done[_START]) < step // every * every
         ]
 
     def _note(self, trainer: pl.Trainer, names: Sequence[str], step: int) -> None:

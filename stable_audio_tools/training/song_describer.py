@@ -66,9 +66,9 @@ class SongDescriberScores(SideJob):
         """Learn which share of the prompts is this rank's."""
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
 
-    def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
+    def do(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """Render on every rank and score on the first. All ranks learn whether all of them are well."""
-        if step % self.every or self._off:
+        if self._off:
             return
         with whole_networks(trainer):
             self._evaluate(trainer, module, step)

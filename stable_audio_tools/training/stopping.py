@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.training.checkpoints import CheckpointKeeper
+from stable_audio_tools.training.module import ours
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 """Ctrl-C, a stop, and what Slurm is asked to send some time before it takes a machine away."""
@@ -23,6 +26,16 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
+
+
+class CutShort(BaseException):
+    """A signal ended what may be done again; no one who catches errors takes it for one."""
+
+
+def cutting(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """A block that a signal ends at once, with :class:`CutShort`; also one that was heard before."""
+    listeners = [each for each in getattr(trainer, "callbacks", ()) if isinstance(each, StopOnSignal)]
+    return listeners[0].cutting() if listeners else nullcontext()
 
 
 def leave_signals_to_us(trainer: pl.Trainer) -> None:
@@ -38,9 +51,15 @@ def leave_signals_to_us(trainer: pl.Trainer) -> None:
 class StopOnSignal(pl.Callback):
     """Ends the run at the end of the present batch when a signal comes, with the last whole step saved.
 
-    Batches that were accumulated towards the next step are dropped and taken again by the run that goes on.
-    A second Ctrl-C interrupts at once. Of several ranks it is enough that one hears the signal: after each
-    batch they tell each other, beside the work of the next one, so that all stop at the same batch.
+    Demos and evaluations, in :func:`cutting`, are given up then, and the validation of a single process: they
+    may take longer than there is time, and the run that goes on does them first. Batches that were
+    accumulated towards the next step are dropped and taken again by the run that goes on. A second Ctrl-C
+    interrupts at once.
+
+    Of several ranks it is enough that one hears the signal: after each batch they tell each other, beside the
+    work of the next one, so that all stop at the same batch.
+
+    It stands behind the side jobs, so that the step that is saved is that of one which was given up.
 
     Args:
         keeper: saves the step.
@@ -49,6 +68,7 @@ class StopOnSignal(pl.Callback):
     def __init__(self, keeper: CheckpointKeeper) -> None:
         self.keeper = keeper
         self.heard = 0
+        self._cuts = False
         self._before: dict[int, Any] = {}
         self._group: Any = None
         self._told: tuple[Any, torch.Tensor] | None = None
@@ -72,8 +92,33 @@ class StopOnSignal(pl.Callback):
         """
         number = self._agreed()
         if number:
-            self.keeper.save_now(trainer, pl_module)
-            raise Stopped(number)
+            self._stop(trainer, pl_module, number)
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Give up the validation, and what it has found so far."""
+        if self.heard and self._group is None:
+            ours(pl_module).take_validation()
+            raise StopIteration  # as at the end of the data
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop here too, which saves a batch.
+
+        Raises:
+            Stopped: as at the end of a batch.
+        """
+        if self.heard and self._group is None:
+            self._stop(trainer, pl_module, self.heard)
+
+    @contextmanager
+    def cutting(self) -> Iterator[None]:
+        """See :func:`cutting`."""
+        if self.heard:
+            raise CutShort
+        self._cuts = True
+        try:
+            yield
+        finally:
+            self._cuts = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop listening."""
@@ -93,6 +138,13 @@ class StopOnSignal(pl.Callback):
                 raise KeyboardInterrupt
             say("stopping after this batch, with a checkpoint; Ctrl-C again stops at once")
         self.heard = self.heard or number
+        if self._cuts:
+            self._cuts = False
+            raise CutShort
+
+    def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, number: int) -> None:
+        self.keeper.save_now(trainer, pl_module)
+        raise Stopped(number)
 
     def _agreed(self) -> int:
         """The signal that some rank had heard by the batch before this one; that of this rank if alone."""

@@ -264,6 +264,45 @@ def test_killed_and_stopped_runs_go_on(
     assert learned_rows(tables[0]) == learned_rows(tables[1])
 
 
+STOPS_IN_ITS_DEMO = """
+import os, signal
+from stable_audio_tools.training import demos
+
+def generate(*args, generate=demos.generate_diffusion_cond, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return generate(*args, **options)
+
+demos.generate_diffusion_cond = generate
+"""
+
+
+def test_a_demo_that_is_cut_short_is_made_when_the_run_goes_on(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """One rank hears the signal and gives its demo up; the others hear of it with the next batch."""
+    config = json.loads((tmp_path / "model.json").read_text())
+    cond = [{"prompt": "rock", "seconds_start": 0, "seconds_total": 1}]
+    config["training"]["demo"] = {"demo_every": 3, "demo_steps": 2, "num_demos": 1, "demo_cond": cond}
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    settings |= {"max_steps": 12, "log_every": 1, "val_every": 100, "checkpoint_every": 100}
+    broken, script = {**settings, "name": "broken", "recover": True}, tmp_path / "script.py"
+    (tmp_path / "whole.py").write_text(script.read_text())
+    script.write_text(STOPS_IN_ITS_DEMO + script.read_text())
+    process = begin(tmp_path, [broken], 2, by_lightning=True)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "step 3: the demo is left to the run that goes on" in errors
+    (run,) = (tmp_path / "runs" / "broken").iterdir()
+    assert not list(run.rglob("demos/*/*.wav"))
+    (tmp_path / "whole.py").replace(script)
+    start(tmp_path, [broken, {**settings, "name": "whole"}], 2)
+    (whole,) = (tmp_path / "runs" / "whole").iterdir()
+    assert learned_rows(run / "metrics.csv") == learned_rows(whole / "metrics.csv")
+    steps = [int(path.name.removeprefix("step=")) for path in sorted((run / "demos").glob("step=*"))]
+    assert steps[0] in (4, 5)
+    assert steps[1:] == [6, 9, 12]
+
+
 @pytest.mark.parametrize(
     ("precision", "near"), [("32", 1e-5), ("bf16-mixed", 5e-3), ("16-mixed", 5e-3)], ids=str
 )

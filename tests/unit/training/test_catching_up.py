@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from metrics_table import learned_rows, read_table
 
 from stable_audio_tools.training import demos, diffusion
@@ -21,6 +22,30 @@ DEMO = {
     "demo_cfg_scales": [2],
 }
 OWED = "not done before the run ended, so first: the demo, the validation"
+
+
+def cut_short(settings, place, monkeypatch):
+    """A run that is stopped by a signal in the first demo or validation."""
+
+    def and_stop(work):
+        def working(*args, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return work(*args, **options)
+
+        return working
+
+    owner, name = places[place]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, and_stop(getattr(owner, name)))
+        with pytest.raises(SystemExit) as end:
+            train(settings)
+    assert end.value.code == 128 + signal.SIGTERM
+
+
+places = {
+    "demo": (demos, "generate_diffusion_cond"),
+    "validation": (diffusion.DiffusionCondTrainer, "validation_step"),
+}
 
 
 @pytest.fixture
@@ -71,6 +96,26 @@ def test_a_run_owes_nothing_in_the_end(
         assert files(run).keys() == files(whole).keys()
     else:
         assert files(run) == files(whole)
+
+
+@pytest.mark.parametrize("place", ["demo", "validation"])
+def test_a_signal_cuts_short_what_can_be_done_again(settings_with_jobs, monkeypatch, capsys, place):
+    cut_short(settings_with_jobs(checkpoint_every=100), place, monkeypatch)
+    (run,) = Path(settings_with_jobs().save_dir, "tiny").iterdir()
+    assert [path.name for path in (run / "checkpoints").glob("*.ckpt")] == ["step=00000002.ckpt"]
+    assert not read_table(run / "metrics.csv")[-1].get("val/loss")
+    assert list((run / "demos").rglob("*.wav")) == [] or place == "validation"
+    said = capsys.readouterr().err
+    assert ("step 2: the demo is left to the run that goes on" in said) == (place == "demo")
+    assert train(settings_with_jobs(checkpoint_every=100, recover=True)) == run
+    whole = train(settings_with_jobs(checkpoint_every=100, name="whole"))
+    assert learned_rows(run / "metrics.csv") == learned_rows(whole / "metrics.csv")
+    assert files(run) == files(whole)
+    first, second = (
+        torch.load(each / "checkpoints" / "step=00000004.ckpt", weights_only=True) for each in (run, whole)
+    )
+    for key, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][key]), key
 
 
 def test_a_better_checkpoint_of_before_is_not_replaced(settings_with_jobs, monkeypatch):
