@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class CatchingUp(StepCallback):
     each was last done. What is owed is tried once: it may be what ended the run.
 
     Args:
-        jobs: what is done beside the training. They stand before this callback, and only the gauges' last one
-            behind it.
+        jobs: what is done beside the training. They stand before this callback, and what ends the run behind
+            it.
         val_every: steps between validations; None where there are none.
     """
 
@@ -45,7 +45,7 @@ class CatchingUp(StepCallback):
         self.every = {job.name: job.every for job in jobs}
         if val_every is not None:
             self.every[VALIDATION] = val_every
-        self._owed: list[str] = []
+        self._owed: dict[str, int] = {}
         self._started = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,41 +71,42 @@ class CatchingUp(StepCallback):
     def on_step(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         """The jobs of this step are done, or cut short."""
         done = [job.name for job in self.jobs if step % job.every == 0 and not job.cut_short]
-        self._note(trainer, done, step)
+        self._note(trainer, dict.fromkeys(done, step))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """So is the validation."""
-        self._note(trainer, [VALIDATION], ours(pl_module).steps_done)
+        self._note(trainer, {VALIDATION: ours(pl_module).steps_done})
 
     def _begin(self, trainer: pl.Trainer, module: ModelTrainer) -> None:
         step = module.steps_done
         # only the first rank reads the record, which it is about to change
-        owed = trainer.strategy.broadcast(self._look(step) if trainer.is_global_zero else [])
+        owed = trainer.strategy.broadcast(self._look(step) if trainer.is_global_zero else {})
         if not owed:
             return
         say(f"step {step}: not done before the run ended, so first: {', '.join(owed)}")
-        self._note(trainer, owed, step)
-        self._owed = [name for name in owed if name != VALIDATION]
+        self._note(trainer, dict.fromkeys(owed, step))
+        self._owed = owed
         if VALIDATION in owed:
             _validate(trainer)
 
     def _do_jobs(self, trainer: pl.Trainer, module: ModelTrainer, batch: Any) -> None:
-        owed, self._owed = self._owed, []
+        owed, self._owed = self._owed, {}
         for job in self.jobs:
             if job.name in owed:
                 job.take(batch)
                 job.do(trainer, module, module.steps_done)
+                if job.cut_short:
+                    self._note(trainer, {job.name: owed[job.name]})
 
-    def _look(self, step: int) -> list[str]:
-        """What was due by ``step`` and was last done before."""
-        done: dict[str, int] = read_json(self.path)
-        return [
-            name for name, every in self.every.items() if done.get(name, done[_START]) < step // every * every
-        ]
+    def _look(self, step: int) -> dict[str, int]:
+        """What was due by ``step`` but was last done before, by name, and when that was."""
+        record: dict[str, int] = read_json(self.path)
+        done = {name: record.get(name, record[_START]) for name in self.every}
+        return {name: done[name] for name, every in self.every.items() if done[name] < step // every * every}
 
-    def _note(self, trainer: pl.Trainer, names: Sequence[str], step: int) -> None:
-        if names and trainer.is_global_zero:
-            write_json(self.path, read_json(self.path) | dict.fromkeys(names, step))
+    def _note(self, trainer: pl.Trainer, done: Mapping[str, int]) -> None:
+        if done and trainer.is_global_zero:
+            write_json(self.path, read_json(self.path) | dict(done))
 
 
 def _validate(trainer: pl.Trainer) -> None:

@@ -226,7 +226,7 @@ def _trainer(
     if scores is not None and SongDescriberScores.wanted(scores):
         jobs.append(SongDescriberScores(scores, folder, settings.seed))
     catching_up = CatchingUp(folder, jobs, settings.val_every if validates else None)
-    callbacks += [*jobs, StopOnSignal(keeper), catching_up, gauges.last]
+    callbacks += [*jobs, catching_up, StopOnSignal(keeper), gauges.last]
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
     kept_rows = resume.step if resume is not None and resume.run_folder else None
     trainer = pl.Trainer(

@@ -14,7 +14,6 @@ import torch
 
 from stable_audio_tools.runtime.progress import say
 from stable_audio_tools.training.checkpoints import CheckpointKeeper
-from stable_audio_tools.training.module import ours
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 """Ctrl-C, a stop, and what Slurm is asked to send some time before it takes a machine away."""
@@ -95,13 +94,7 @@ class StopOnSignal(pl.Callback):
             self._stop(trainer, pl_module, number)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Give up the validation, and what it has found so far."""
-        if self.heard and self._group is None:
-            ours(pl_module).take_validation()
-            raise StopIteration  # as at the end of the data
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop here too, which saves a batch.
+        """Give up the validation of a single process; of several, batches may be unequally many.
 
         Raises:
             Stopped: as at the end of a batch.

@@ -104,10 +104,13 @@ def test_a_signal_cuts_short_what_can_be_done_again(settings_with_jobs, monkeypa
     (run,) = Path(settings_with_jobs().save_dir, "tiny").iterdir()
     assert [path.name for path in (run / "checkpoints").glob("*.ckpt")] == ["step=00000002.ckpt"]
     assert not read_table(run / "metrics.csv")[-1].get("val/loss")
-    assert list((run / "demos").rglob("*.wav")) == [] or place == "validation"
+    made = [path.parent.name for path in (run / "demos").rglob("*.wav")]
+    assert made == ([] if place == "demo" else ["step=00000002"])
     said = capsys.readouterr().err
     assert ("step 2: the demo is left to the run that goes on" in said) == (place == "demo")
     assert train(settings_with_jobs(checkpoint_every=100, recover=True)) == run
+    owed = OWED if place == "demo" else OWED.replace("the demo, ", "")
+    assert f"step 2: {owed}\n" in capsys.readouterr().err
     whole = train(settings_with_jobs(checkpoint_every=100, name="whole"))
     assert learned_rows(run / "metrics.csv") == learned_rows(whole / "metrics.csv")
     assert files(run) == files(whole)
@@ -116,6 +119,15 @@ def test_a_signal_cuts_short_what_can_be_done_again(settings_with_jobs, monkeypa
     )
     for key, value in first["state_dict"].items():
         assert torch.equal(value, second["state_dict"][key]), key
+
+
+def test_what_is_cut_short_again_is_still_owed(settings_with_jobs, monkeypatch, capsys):
+    stop_after(settings_with_jobs(), 2, monkeypatch)
+    cut_short(settings_with_jobs(recover=True), "demo", monkeypatch)
+    capsys.readouterr()
+    run = train(settings_with_jobs(recover=True))
+    assert "step 3: not done before the run ended, so first: the demo\n" in capsys.readouterr().err
+    assert sorted(path.name for path in (run / "demos").glob("step=*")) == ["step=00000003", "step=00000004"]
 
 
 def test_a_better_checkpoint_of_before_is_not_replaced(settings_with_jobs, monkeypatch):
