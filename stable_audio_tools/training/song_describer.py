@@ -72,6 +72,7 @@ class SongDescriberScores(SideJob):
             return
         with whole_networks(trainer):
             self._evaluate(trainer, module, step)
+        self.cut_short = not self._all(trainer, not self.cut_short)  # on one rank, so it is for all
 
     def _evaluate(self, trainer: pl.Trainer, module: ModelTrainer, step: int) -> None:
         if not self._all(trainer, self.attempt(trainer, module, step, self._prepare) is not None):

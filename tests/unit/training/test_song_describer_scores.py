@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -124,6 +125,17 @@ def test_ranks_share_the_prompts_and_make_the_clips_of_one(reference, monkeypatc
     assert alone == [("1", 42), ("2", 43), ("3", 44)], "the seeds of sat generate"
     assert first == [alone[0], alone[2]]
     assert second == [alone[1]]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_is_cut_short_on_one_rank_is_not_done(tmp_path, monkeypatch, others):
+    monkeypatch.setattr(song_describer, "whole_networks", lambda trainer: nullcontext())
+    job = SongDescriberScores(SongDescriberEvalConfig(), tmp_path, seed=42)
+    job._evaluate = lambda *_: None  # this rank had all the time it needed
+    job.world_size = 2
+    strategy = SimpleNamespace(root_device="cpu", reduce=lambda cut, reduce_op: cut + others)
+    job.do(SimpleNamespace(strategy=strategy), None, 2)
+    assert job.cut_short == bool(others)
 
 
 def test_the_sampler_and_its_schedule_are_those_of_generation(reference, monkeypatch):
