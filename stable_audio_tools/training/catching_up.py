@@ -31,7 +31,8 @@ class CatchingUp(StepCallback):
 
     Weights are saved before anything else is done at a step, so a run that ends in between would go on past a
     validation, a demo or an evaluation that never was. ``jobs.json`` in the run folder has the step at which
-    each was last done. What is owed is tried once: it may be what ended the run.
+    each was last done. What is owed is tried once, unless a signal cuts it short: it may be what ended the
+    run.
 
     Args:
         jobs: what is done beside the training. They stand before this callback, and what ends the run behind
