@@ -1,4 +1,4 @@
-"""A training run in a process of its own, and its end before its time."""
+"""Training runs that end before their time: in a process of their own, or in this one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stable_audio_tools.training import diffusion
+from stable_audio_tools.training.module import ModelTrainer
+from stable_audio_tools.training.run import train
+from stable_audio_tools.training.settings import TrainSettings
 
 
 def interrupt(
@@ -33,3 +41,28 @@ def interrupt(
 
 def _count(run_folders: Path) -> int:
     return len(list(run_folders.glob("*/checkpoints/step=*")))
+
+
+def interrupted(
+    settings: TrainSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+    number: int,
+    step: int,
+    batch: int = 0,
+) -> Any:
+    """How the run ends that gets the signal ``number`` while ``batch`` of ``step`` is trained on."""
+
+    def send(module: ModelTrainer, *_: Any) -> None:
+        if (module.steps_done, module.micro_batch) == (step, batch):
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diffusion.DiffusionCondTrainer, hook, send)
+        try:
+            train(settings)
+        except KeyboardInterrupt:
+            return KeyboardInterrupt
+        except SystemExit as end:
+            return end.code
+    return None

@@ -207,7 +207,7 @@ def run_attribution(
     share, folder = share_of(), Path(output_dir)
     settings = (settings or FeatureSettings()).on(device_of(share, device))
     score_settings = score_settings or ScoreSettings()
-    clips, tracks = _lists(train_dataset_config, queries, prompt, settings, score_settings)
+    clips, tracks = _both_sources(train_dataset_config, queries, prompt, settings, score_settings)
     loaded = model.load_conditional(device_of(share, device))
     work = Work(batch_size, num_workers, compile, share)
     _fill_both(model, loaded, clips, tracks, folder, settings, work)
@@ -260,7 +260,9 @@ def extract_both(
         UsageError: features of these settings cannot be scored so; before hours of work.
     """
     settings, share = settings or FeatureSettings(), share_of(shard)
-    clips, tracks = _lists(train_dataset_config, queries, prompt, settings, score_settings or ScoreSettings())
+    clips, tracks = _both_sources(
+        train_dataset_config, queries, prompt, settings, score_settings or ScoreSettings()
+    )
     loaded = model.load_conditional(device_of(share, device))
     work = Work(batch_size, num_workers, compile, share)
     stores = _fill_both(model, loaded, clips, tracks, Path(output_dir), settings, work)
@@ -284,7 +286,7 @@ class Work:
     share: Share = ALONE
 
 
-def _lists(
+def _both_sources(
     train_dataset_config: str | Path,
     queries: str | Path,
     prompt: str | None,

@@ -217,8 +217,6 @@ def _trainer(
     gauges = Gauges(settings.log_every, settings.max_steps, advice, norms=whole)
     metrics = MetricsLog(settings.log_every, keeper, gauges)
     progress = StepProgress(metrics, settings.max_steps)
-    callbacks: list[pl.Callback] = [gauges, metrics, progress, keeper]
-    callbacks.append(BadBatchReport(folder))
     jobs: list[SideJob] = []
     if module.options.demo is not None:
         jobs.append(create_demos(module, folder, settings.seed))
@@ -226,6 +224,7 @@ def _trainer(
     if scores is not None and SongDescriberScores.wanted(scores):
         jobs.append(SongDescriberScores(scores, folder, settings.seed))
     catching_up = CatchingUp(folder, jobs, settings.val_every if validates else None)
+    callbacks = [gauges, metrics, progress, keeper, BadBatchReport(folder)]
     callbacks += [*jobs, catching_up, StopOnSignal(keeper), gauges.last]
     # rows of metrics.csv beyond the checkpoint belong to steps that are taken again
     kept_rows = resume.step if resume is not None and resume.run_folder else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_folders import load
 
 from stable_audio_tools.audio.files import probe
 from stable_audio_tools.errors import ConfigError
@@ -169,10 +170,6 @@ def settings_of(tmp_path: Path, tiny_audio_folder: Path) -> Callable[..., TrainS
         return TrainSettings(**{**values, **changes})
 
     return make
-
-
-def load(run: Path, step: int) -> dict[str, Any]:
-    return torch.load(run / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -286,15 +286,15 @@ def test_a_demo_that_is_cut_short_is_made_when_the_run_goes_on(
     (tmp_path / "model.json").write_text(json.dumps(config))
     settings |= {"max_steps": 12, "log_every": 1, "val_every": 100, "checkpoint_every": 100}
     broken, script = {**settings, "name": "broken", "recover": True}, tmp_path / "script.py"
-    (tmp_path / "whole.py").write_text(script.read_text())
-    script.write_text(STOPS_IN_ITS_DEMO + script.read_text())
+    plain = script.read_text()
+    script.write_text(STOPS_IN_ITS_DEMO + plain)
     process = begin(tmp_path, [broken], 2, by_lightning=True)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert "step 3: the demo is left to the run that goes on" in errors
     (run,) = (tmp_path / "runs" / "broken").iterdir()
     assert not list(run.rglob("demos/*/*.wav"))
-    (tmp_path / "whole.py").replace(script)
+    script.write_text(plain)
     start(tmp_path, [broken, {**settings, "name": "whole"}], 2)
     (whole,) = (tmp_path / "runs" / "whole").iterdir()
     assert learned_rows(run / "metrics.csv") == learned_rows(whole / "metrics.csv")

@@ -8,8 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
+from interrupting import interrupted
 from metrics_table import learned_rows, read_table
+from run_folders import assert_same_weights, load
 
 from stable_audio_tools.training import demos, diffusion
 from stable_audio_tools.training.run import train
@@ -22,27 +23,7 @@ DEMO = {
     "demo_cfg_scales": [2],
 }
 OWED = "not done before the run ended, so first: the demo, the validation"
-
-
-def cut_short(settings, place, monkeypatch):
-    """A run that is stopped by a signal in the first demo or validation."""
-
-    def and_stop(work):
-        def working(*args, **options):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return work(*args, **options)
-
-        return working
-
-    owner, name = places[place]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, and_stop(getattr(owner, name)))
-        with pytest.raises(SystemExit) as end:
-            train(settings)
-    assert end.value.code == 128 + signal.SIGTERM
-
-
-places = {
+PLACES = {
     "demo": (demos, "generate_diffusion_cond"),
     "validation": (diffusion.DiffusionCondTrainer, "validation_step"),
 }
@@ -61,15 +42,26 @@ def settings_with_jobs(make_settings, tmp_path, tiny_diffusion_config):
 
 def stop_after(settings, step, monkeypatch):
     """A run that is stopped by a signal once ``step`` is saved."""
+    end = interrupted(settings, monkeypatch, "on_train_batch_start", signal.SIGTERM, step - 1)
+    assert end == 128 + signal.SIGTERM
 
-    def send(module, *_):
-        if module.steps_done == step - 1:
+
+def cut_short(settings, place, monkeypatch):
+    """A run that is stopped by a signal in the first demo or validation."""
+
+    def and_stop(work):
+        def working(*args, **options):
             os.kill(os.getpid(), signal.SIGTERM)
+            return work(*args, **options)
 
+        return working
+
+    owner, name = PLACES[place]
     with monkeypatch.context() as patch:
-        patch.setattr(diffusion.DiffusionCondTrainer, "on_train_batch_start", send)
-        with pytest.raises(SystemExit):
+        patch.setattr(owner, name, and_stop(getattr(owner, name)))
+        with pytest.raises(SystemExit) as end:
             train(settings)
+    assert end.value.code == 128 + signal.SIGTERM
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -114,11 +106,7 @@ def test_a_signal_cuts_short_what_can_be_done_again(settings_with_jobs, monkeypa
     whole = train(settings_with_jobs(checkpoint_every=100, name="whole"))
     assert learned_rows(run / "metrics.csv") == learned_rows(whole / "metrics.csv")
     assert files(run) == files(whole)
-    first, second = (
-        torch.load(each / "checkpoints" / "step=00000004.ckpt", weights_only=True) for each in (run, whole)
-    )
-    for key, value in first["state_dict"].items():
-        assert torch.equal(value, second["state_dict"][key]), key
+    assert_same_weights(load(run, 4), load(whole, 4))
 
 
 def test_what_is_cut_short_again_is_still_owed(settings_with_jobs, monkeypatch, capsys):

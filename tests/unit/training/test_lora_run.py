@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_folders import load
 
 from stable_audio_tools.errors import CheckpointError, UsageError
 from stable_audio_tools.models.adapters.attach import load_adapter
@@ -29,10 +30,6 @@ def base(make_settings, tmp_path) -> Path:
 @pytest.fixture
 def lora_config(tiny_diffusion_config):
     return {**copy.deepcopy(tiny_diffusion_config), "lora": LORA}
-
-
-def load(run: Path, step: int):
-    return torch.load(run / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
 
 
 def test_adapters_alone_are_saved_and_resume_exactly(make_settings, base, lora_config):

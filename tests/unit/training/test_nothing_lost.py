@@ -6,46 +6,15 @@ import errno
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from interrupting import interrupted
+from run_folders import assert_same_weights, load, names
 
 from stable_audio_tools.errors import CheckpointError, TrainingError
 from stable_audio_tools.training import checkpoints, diffusion
 from stable_audio_tools.training.run import train
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def load(run: Path, step: int) -> dict[str, Any]:
-    return torch.load(run / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
-
-
-def assert_same_weights(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert first["state_dict"].keys() == second["state_dict"].keys()
-    for key, value in first["state_dict"].items():
-        assert torch.equal(value, second["state_dict"][key]), key
-
-
-def interrupted(settings, monkeypatch, hook, number, step, batch=0):
-    """How the run ends that gets the signal ``number`` while ``batch`` of ``step`` is trained on."""
-
-    def send(module, *_):
-        if (module.steps_done, module.micro_batch) == (step, batch):
-            os.kill(os.getpid(), number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(diffusion.DiffusionCondTrainer, hook, send)
-        try:
-            train(settings)
-        except KeyboardInterrupt:
-            return KeyboardInterrupt
-        except SystemExit as end:
-            return end.code
-    return None
 
 
 @pytest.mark.parametrize(

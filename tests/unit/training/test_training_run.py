@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from metrics_table import learned_rows, read_table
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from run_folders import assert_same_weights, load, names
 
 from stable_audio_tools.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from stable_audio_tools.models.checkpoints import load_checkpoint
@@ -22,22 +22,8 @@ from stable_audio_tools.training.draws import Key
 from stable_audio_tools.training.run import train
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def load(run: Path, step: int) -> dict[str, Any]:
-    return torch.load(run / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
-
-
 def rows(run: Path) -> list[dict[str, str]]:
     return read_table(run / "metrics.csv")
-
-
-def assert_same_weights(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert first["state_dict"].keys() == second["state_dict"].keys()
-    for key, value in first["state_dict"].items():
-        assert torch.equal(value, second["state_dict"][key]), key
 
 
 def test_a_run_folder_is_complete_and_says_what_was_run(
